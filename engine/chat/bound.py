@@ -1,0 +1,239 @@
+"""From a stage's `complete` to an endpoint's `send`: call keys, replay, refusals, limits.
+
+A paid reply is never paid for again: it is durable before it is parsed, and found by its call key,
+H(model identity, canonical request, stage key, row id, `key=` or occurrence, sample index). The
+key holds no fingerprint, so new code, a new parser or a new gate never pays again.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import anyio
+from pydantic import BaseModel
+
+from engine.chat.limiter import Limiter
+from engine.chat.protocol import Answer, Chat, Feature, Reply, Request, Sampling, need
+from engine.errors import ChatError
+from engine.keys import canonical, digest
+from engine.rows import Message, Row
+from engine.stages import Context
+from engine.text import Text
+
+__all__ = ["Bound", "Endpoint"]
+
+
+class Endpoint(Chat, abc.ABC):
+    """The base of chat resources: an endpoint implements `send`, `identity` and `can`.
+
+    `sampling` holds its defaults (they stand in `identity`); `limiter` its slots and retries.
+    """
+
+    sampling: Sampling = Sampling()
+    limiter: Limiter
+
+    @abc.abstractmethod
+    async def send(self, request: Request) -> Answer:
+        """Return the answer to one request; raises ChatError, `retryable` where trying again may help."""
+
+    async def __aenter__(self) -> Self:
+        """Open the endpoint."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the endpoint."""
+
+    def bind(self, ctx: Context) -> Self:
+        """Return the view of one execution; it is a Chat, though not of this class."""
+        return Bound(self, ctx)  # type: ignore[return-value]
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        prefix: str = "",
+        n: int = 1,
+        sampling: Sampling | None = None,
+        schema: type[BaseModel] | None = None,
+        grammar: str | None = None,
+        top_logprobs: int = 0,
+        key: str | None = None,
+    ) -> Sequence[Reply]:
+        """Complete outside a run: nothing is recorded."""
+        return await Bound(self, Context("")).complete(
+            messages,
+            prefix=prefix,
+            n=n,
+            sampling=sampling,
+            schema=schema,
+            grammar=grammar,
+            top_logprobs=top_logprobs,
+            key=key,
+        )
+
+    def for_row(self, row: Row) -> Chat:
+        """Return the view for one row, outside a run."""
+        return Bound(self, Context("", row.row_id))
+
+
+class Bound(Chat):
+    """An endpoint as one execution of a stage sees it: its calls are booked, replayed, refused."""
+
+    def __init__(self, endpoint: Endpoint, ctx: Context) -> None:
+        self._endpoint, self._ctx = endpoint, ctx
+        self._seen: Counter[bytes] = Counter()
+
+    @property
+    def identity(self) -> str:
+        """The endpoint's identity."""
+        return self._endpoint.identity
+
+    @property
+    def can(self) -> frozenset[Feature]:
+        """The endpoint's features."""
+        return self._endpoint.can
+
+    async def __aenter__(self) -> Self:
+        """Do nothing: the run opens and closes the endpoint."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Do nothing."""
+
+    def bind(self, ctx: Context) -> Self:
+        """Return the view of another execution."""
+        return self._endpoint.bind(ctx)  # type: ignore[return-value]
+
+    def for_row(self, row: Row) -> Chat:
+        """Return the view that books its calls on `row`."""
+        return Bound(self._endpoint, dataclasses.replace(self._ctx, row_id=row.row_id))
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        prefix: str = "",
+        n: int = 1,
+        sampling: Sampling | None = None,
+        schema: type[BaseModel] | None = None,
+        grammar: str | None = None,
+        top_logprobs: int = 0,
+        key: str | None = None,
+    ) -> Sequence[Reply]:
+        """See `Chat.complete`."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
+        for feature, wanted in (
+            ("prefix", prefix),
+            ("schema", schema),
+            ("grammar", grammar),
+            ("logprobs", top_logprobs),
+        ):
+            if wanted:
+                need(self, feature)  # type: ignore[arg-type]
+        request = Request(
+            messages=tuple(messages),
+            prefix=prefix,
+            sampling=(sampling or Sampling()).over(self._endpoint.sampling),
+            schema=schema.model_json_schema() if schema else None,
+            grammar=grammar,
+            top_logprobs=top_logprobs,
+        )
+        call = self._call_key(request, key)
+        ctx = self._ctx
+        refused = ctx.calls.refusals(call, ctx.fingerprint)
+        samples: list[int] = []
+        index = 0
+        while len(samples) < n:  # the first n samples not refused under this fingerprint
+            if index not in refused:
+                samples.append(index)
+            index += 1
+        if n == 1:
+            return (await self._sample(request, prefix, call, samples[0]),)
+        replies: dict[int, Reply] = {}
+
+        async def one(sample: int) -> None:
+            replies[sample] = await self._sample(request, prefix, call, sample)
+
+        async with anyio.create_task_group() as tasks:
+            for sample in samples:
+                tasks.start_soon(one, sample)
+        return tuple(replies[sample] for sample in samples)
+
+    def _call_key(self, request: Request, key: str | None) -> bytes:
+        asked = digest("request", self.identity, canonical(request.canonical()))
+        if key is None:
+            occurrence = f"#{self._seen[asked]}"
+            self._seen[asked] += 1
+        else:
+            occurrence = f"={key}"
+        return digest("call", asked, self._ctx.stage_key, self._ctx.row_id, occurrence)
+
+    async def _sample(self, request: Request, prefix: str, call: bytes, sample: int) -> Reply:
+        ctx, sampling = self._ctx, request.sampling
+        if sampling.seed is None:
+            drawn = int.from_bytes(digest("seed", str(ctx.seed), call, str(sample))[:4], "little")
+            sampling = sampling.model_copy(update={"seed": drawn & 0x7FFFFFFF})
+        elif sample:
+            sampling = sampling.model_copy(update={"seed": sampling.seed + sample})
+        stored = ctx.calls.replay(call, sample)
+        if stored is None:
+            answer = await self._pay(dataclasses.replace(request, sampling=sampling))
+            await ctx.calls.record(call, sample, answer.dumps())
+        else:
+            answer = Answer.loads(stored)
+            ctx.counters.replayed += 1
+
+        generated = Text.leaf(
+            answer.text,
+            "call",
+            inputs=[Text(m.content) for m in request.messages] + ([Text(prefix)] if prefix else []),
+            params={
+                "model": self.identity,
+                "roles": [m.role for m in request.messages],
+                "sampling": sampling.model_dump(exclude_defaults=True, mode="json"),
+                "sample": sample,
+                "finish": answer.finish,
+                "call": call.hex(),
+            },
+        )
+
+        def on_refuse(reason: str) -> None:
+            ctx.counters.refused += 1
+            ctx.calls.refuse(call, sample, ctx.fingerprint, reason)
+
+        return Reply(
+            Text(prefix) + generated if prefix else generated,
+            answer.finish,
+            answer.usage,
+            answer.logprobs,
+            on_refuse,
+        )
+
+    async def _pay(self, request: Request) -> Answer:
+        async def attempt() -> Answer:
+            answer = await self._endpoint.send(request)
+            self._ctx.counters.spend(answer.usage)
+            return answer
+
+        try:
+            return await self._endpoint.limiter.run(attempt, self._ctx)
+        except ChatError:
+            raise
+        except Exception as error:
+            raise ChatError(f"{self.identity}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,188 @@
+"""The protocol of a chat model, and the values that cross it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from engine.errors import BadReply, ChatError
+from engine.resources import Resource
+from engine.rows import Message, Row
+from engine.services import Usage
+from engine.text import Text, TextError, find_json, parse_json
+
+__all__ = ["Answer", "Chat", "Feature", "Reply", "Request", "Sampling", "TokenLogprob"]
+
+Feature = Literal["banned", "grammar", "logprobs", "prefix", "schema", "seed"]
+"""What an endpoint may have beyond plain completion; `chat.can` says which."""
+
+
+class Sampling(BaseModel):
+    """How a reply is drawn; what is None is left to the endpoint's defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: NonNegativeInt | None = None
+    max_tokens: PositiveInt | None = None
+    """The most tokens a reply may have."""
+    stop: tuple[str, ...] = ()
+    repeat_penalty: Annotated[float, Field(gt=0)] | None = None
+    seed: NonNegativeInt | None = None
+    """Left out, it is derived from the pipeline's seed and the call's key."""
+    banned: tuple[str, ...] = ()
+    """Strings that the model should not produce; ignored where the endpoint cannot (see `can`)."""
+
+    def over(self, defaults: Sampling) -> Sampling:
+        """Return these settings where they are set, and `defaults` elsewhere."""
+        return Sampling.model_validate(defaults.model_dump() | self.model_dump(exclude_unset=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent to an endpoint: one sample of one completion, defaults merged in."""
+
+    messages: tuple[Message, ...]
+    prefix: str
+    """How the reply must begin; the endpoint returns only what comes after it."""
+    sampling: Sampling
+    schema: Mapping[str, Any] | None
+    """JSON Schema of the reply."""
+    grammar: str | None
+    """GBNF grammar of the reply."""
+    top_logprobs: int
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the JSON form that stands in call keys."""
+        return {
+            "messages": [[m.role, m.content] for m in self.messages],
+            "prefix": self.prefix,
+            "sampling": self.sampling.model_dump(exclude={"seed"}, exclude_defaults=True),
+            "schema": self.schema,
+            "grammar": self.grammar,
+            "top_logprobs": self.top_logprobs,
+        } | ({} if self.sampling.seed is None else {"seed": self.sampling.seed})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of a reply with its log-probability (nats) and the likeliest alternatives."""
+
+    token: str
+    logprob: float
+    top: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an endpoint gave for one Request: kept as it came, before anything parses it."""
+
+    text: str
+    finish: str = "stop"
+    """Why it ended: `stop`, `length`, `content_filter`, ..."""
+    usage: Usage = field(default_factory=Usage)
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def dumps(self) -> bytes:
+        """Return it as ASCII JSON: a model may send what UTF-8 cannot carry."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def loads(cls, data: bytes) -> Answer:
+        """Return the answer that `dumps` wrote."""
+        value = json.loads(data)
+        return cls(
+            value["text"],
+            value["finish"],
+            Usage(**value["usage"]),
+            tuple(TokenLogprob(**token) for token in value["logprobs"]),
+        )
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _unbound(reason: str) -> None:
+    """Refuse outside a run: there is nothing to record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply; `text` knows its prompt, and begins with the `prefix` that was asked for."""
+
+    text: Text
+    finish: str = "stop"
+    usage: Usage = field(default_factory=Usage)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    on_refuse: Callable[[str], None] = _unbound
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Refuse this reply and end the attempt: the next attempt draws the next sample.
+
+        Raises BadReply, always. `reason` is short and stable: rejects are counted by it.
+        """
+        self.on_refuse(reason)
+        raise BadReply(reason)
+
+    def parse(self, model: type[M]) -> M:
+        """Return the pydantic model in this reply, its Text fields aligned to the reply's characters.
+
+        Raises BadReply, refusing the reply, where it holds no JSON or not the model's.
+        """
+        try:
+            value = parse_json(find_json(self.text))
+        except TextError:
+            self.refuse("bad_json")
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            self.refuse(
+                f"bad_{'_'.join(str(p) for p in first['loc'] if isinstance(p, str)) or 'json'}"
+            )
+
+
+class Chat(Resource, Protocol):
+    """A chat model. One `complete` for all: samples, prefixes, structured replies, log-probabilities."""
+
+    @property
+    def can(self) -> frozenset[Feature]:
+        """The features that the endpoint has."""
+        ...
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        prefix: str = "",
+        n: int = 1,
+        sampling: Sampling | None = None,
+        schema: type[BaseModel] | None = None,
+        grammar: str | None = None,
+        top_logprobs: int = 0,
+        key: str | None = None,
+    ) -> Sequence[Reply]:
+        """Return `n` replies that continue `messages`.
+
+        `prefix` is how each reply must begin (a Text keeps its graph). Equal requests made at once
+        by one row must pass distinct `key`s; made one after the other they are told apart by count.
+        Raises ChatError when the endpoint cannot do it or fails for good.
+        """
+        ...
+
+    def for_row(self, row: Row) -> Chat:
+        """Return the view that books calls on one row: what a batch stage uses."""
+        ...
+
+
+def need(chat: Chat, feature: Feature) -> None:
+    """Raise ChatError if the endpoint lacks a feature."""
+    if feature not in chat.can:
+        have = ", ".join(sorted(chat.can)) or "none"
+        raise ChatError(f"{chat.identity} has no {feature} (it has: {have})")

@@ -1,0 +1,135 @@
+"""The exception tree: every error that the engine raises on purpose.
+
+EngineError
+├── InputError            bad input: nothing was written (exit 2)
+│   ├── PipelineError     a pipeline file, with file, line and column
+│   ├── DefinitionError   a stage, resource or row type, with function, file and line
+│   └── PluginError       a plugin that is missing, broken or misdeclared
+├── StageError            a stage failed while the pipeline runs (exit 1)
+├── ResourceError         a resource could not be opened (exit 1)
+├── ChatError             a model call failed
+│   └── BadReply          a reply that a parser or gate refused
+└── StoreError            the store or the disk under it (exit 4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+__all__ = [
+    "BadReply",
+    "ChatError",
+    "DefinitionError",
+    "EngineError",
+    "InputError",
+    "PipelineError",
+    "PluginError",
+    "ResourceError",
+    "StageError",
+    "StoreError",
+    "nearest",
+]
+
+
+class EngineError(Exception):
+    """The root of all errors that the engine raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(EngineError):
+    """What the user gave cannot be used; nothing has been written."""
+
+    exit_code = 2
+
+
+class PipelineError(InputError):
+    """A pipeline file is wrong: `file:line:column: what was found, what to do`."""
+
+    def __init__(self, message: str, *, file: str = "", line: int = 0, column: int = 0) -> None:
+        place = f"{file}:{line}:{column}: " if line else f"{file}: " if file else ""
+        super().__init__(place + message)
+        self.message, self.file, self.line, self.column = message, file, line, column
+
+
+class DefinitionError(InputError):
+    """A stage, a resource or a row type is declared wrongly: names function, file and line."""
+
+    def __init__(self, subject: object, message: str) -> None:
+        super().__init__(f"{where(subject)}: {message}")
+
+
+class PluginError(InputError):
+    """A plugin is missing, cannot be imported, or declares something wrongly."""
+
+
+class StageError(EngineError):
+    """A stage failed on a row; the cause is `__cause__`.
+
+    `stage` is the stage's key in the pipeline, `row` the row's id in hex ("" for a whole stream).
+    """
+
+    def __init__(self, stage: str, row: str, message: str) -> None:
+        super().__init__(f"stage {stage}{f', row {row}' if row else ''}: {message}")
+        self.stage, self.row = stage, row
+
+
+class ResourceError(EngineError):
+    """A resource could not be opened or lacks what a stage asks of it."""
+
+
+class ChatError(EngineError):
+    """A model call failed for good; `retryable` says whether trying again may help."""
+
+    def __init__(self, message: str, *, retryable: bool = False, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retryable, self.retry_after = retryable, retry_after
+
+
+class BadReply(ChatError):
+    """A reply that a parser or a gate refused: the next attempt draws the next sample."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(EngineError):
+    """The store, or the disk under it, cannot be used."""
+
+    exit_code = 4
+
+
+def nearest(name: str, known: Iterable[str], *, say: str = "did you mean {}?") -> str:
+    """Return `say` with the known name nearest to `name`, or "" if none is near."""
+    matches = get_close_matches(name, list(known), n=1)
+    return say.format(matches[0]) if matches else ""
+
+
+def where(subject: object) -> str:
+    """Return `qualname (file:line)` of a function or class, as errors print it."""
+    code = getattr(subject, "__code__", None)
+    if code is not None:
+        return f"{subject.__qualname__} ({short_path(code.co_filename)}:{code.co_firstlineno})"  # type: ignore[attr-defined]
+    name = getattr(subject, "__qualname__", repr(subject))
+    module = getattr(subject, "__module__", "")
+    return f"{name} ({module})" if module else name
+
+
+def short_path(path: str) -> str:
+    """Return the path relative to the working directory where it lies below it."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def unwrap(
+    error: BaseException, make: Callable[[BaseException], BaseException] | None = None
+) -> BaseException:
+    """Take the one exception out of exception groups of one; real groups stay as they are."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return make(error) if make else error

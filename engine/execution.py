@@ -1,0 +1,365 @@
+"""One stage on one row: arguments, attempts, memo. No queues and no tasks here."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+
+from engine.channels import Item
+from engine.errors import BadReply, ResourceError, StageError
+from engine.keys import memo_key
+from engine.pipeline import Pipeline, WiredStage
+from engine.resources import Resource
+from engine.rows import Reject, Row
+from engine.services import Counters, MemoryCalls
+from engine.stages import Context, Read, row_fields, strip_annotated
+from engine.store.protocol import Store
+from engine.text import Text
+
+__all__ = ["Execution", "Outcome", "ResourcePool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a row in a stage."""
+
+    kind: Literal["row", "reject", "dead"]
+    fields: Mapping[str, Any]
+    reason: str = ""
+    example: str = ""
+    error: BaseException | None = None
+    attempts: int = 1
+
+
+class ResourcePool:
+    """The resources of a run: opened lazily, each in a task of its own, closed in reverse, shielded."""
+
+    def __init__(self, resources: Mapping[str, Resource]) -> None:
+        self._resources = resources
+        self._open: dict[str, Resource] = {}
+        self._hosts: list[_Host] = []
+        self._lock = anyio.Lock()
+
+    async def __aenter__(self) -> ResourcePool:
+        """Make the tasks' group."""
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        """Close what is open, last opened first, whatever happens around it."""
+        with anyio.CancelScope(shield=True):
+            for host in reversed(self._hosts):
+                await host.close()
+        await self._tasks.__aexit__(None, None, None)
+        for host in self._hosts:
+            if host.closing_error is not None:
+                raise ResourceError(
+                    f"resource {host.key}: closing failed: {host.closing_error}"
+                ) from host.closing_error
+
+    async def get(self, key: str) -> Resource:
+        """Return an open resource. Raises ResourceError when it cannot be opened."""
+        if key not in self._open:
+            async with self._lock:
+                if key not in self._open:
+                    host = _Host(key, self._resources[key])
+                    self._hosts.append(host)
+                    self._tasks.start_soon(host.live)
+                    self._open[key] = await host.opened()
+        return self._open[key]
+
+
+class _Host:
+    """The task in which one resource is entered and left."""
+
+    def __init__(self, key: str, resource: Resource) -> None:
+        self.key, self._resource = key, resource
+        self._ready, self._closing, self._done = anyio.Event(), anyio.Event(), anyio.Event()
+        self._scope = anyio.CancelScope(shield=True)
+        self._entered: Resource | None = None
+        self._error: BaseException | None = None
+        self.closing_error: Exception | None = None
+
+    async def live(self) -> None:
+        try:
+            with self._scope:
+                try:
+                    async with self._resource as entered:
+                        self._entered = entered
+                        self._ready.set()
+                        await self._closing.wait()
+                except Exception as error:
+                    if self._entered is None:
+                        self._error = error
+                    else:
+                        self.closing_error = error
+        finally:
+            self._ready.set()
+            self._done.set()
+
+    async def opened(self) -> Resource:
+        await self._ready.wait()
+        if self._entered is None:
+            raise ResourceError(
+                f"resource {self.key} cannot be opened: {self._error}"
+            ) from self._error
+        return self._entered
+
+    async def close(self) -> None:
+        if self._entered is None:
+            self._scope.cancel()
+        self._closing.set()
+        await self._done.wait()
+
+
+Args = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+
+class Execution:
+    """A wired stage, compiled: how it is called, what it reads and adds, how it is memoised."""
+
+    def __init__(
+        self,
+        wired: WiredStage,
+        pipeline: Pipeline,
+        pool: ResourcePool,
+        store: Store | None,
+        limits: Mapping[str, anyio.CapacityLimiter],
+        counters: Counters,
+    ) -> None:
+        self.wired, self.spec, self.key = wired, wired.spec, wired.key
+        self.func = wired.spec.func
+        self._pipeline, self._pool, self._limits = pipeline, pool, limits
+        self.store, self.counters = store, counters
+        self.recorded = store is not None and wired.recorded
+        self.rename = dict(wired.model.give)
+        self.texts = _text_fields(wired)
+        self.args = _arguments(wired)
+        self.limiter = limits[wired.model.limit] if wired.model.limit else None
+        self._names = {r.name: wired.taken(r.name) for r in self.spec.reads}
+        self.bare = not (
+            self.recorded
+            or self.spec.resources
+            or self.spec.context
+            or self.limiter
+            or wired.model.timeout
+        )
+        """Whether a row needs neither memo, context, limit nor clock."""
+
+    # --- what it reads and adds ---------------------------------------------------------------
+
+    def reads(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the values read, under the stage's own names: what enters digests."""
+        if self.spec.reads_all:
+            return fields
+        return {own: fields[name] for own, name in self._names.items() if name in fields}
+
+    def row_key(self, item: Item) -> bytes:
+        """Return the memo key of a row."""
+        row_id, _, fields = item
+        return memo_key(self.wired.fingerprint, row_id or b"", self.reads(fields))
+
+    def added(
+        self, out: Any, read: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Return the fields of a returned row under their names in the pipeline.
+
+        Raises StageError for a value that is not what the return annotation says.
+        """
+        if out is None and self.spec.adds is None:
+            return {}
+        adds = self.spec.adds
+        if adds is None or not isinstance(out, adds):
+            wanted = adds.__name__ if adds else "None"
+            raise StageError(
+                self.key, "", f"it returned {type(out).__name__}, where {wanted} is declared"
+            )
+        fields: Mapping[str, Any] = out.__dict__
+        if self.texts and any(type(fields.get(name)) is str for name in self.texts):
+            fields = self._anchored(fields, inputs)
+        return self.renamed(fields)
+
+    def renamed(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Apply `give:`."""
+        if not self.rename:
+            return fields
+        return {self.rename.get(name, name): value for name, value in fields.items()}
+
+    def _anchored(self, fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn plain strings into leaves that this stage made from the texts that it read."""
+        sources = [v for v in self.reads(inputs).values() if isinstance(v, Text)]
+        return {
+            name: Text.leaf(value, f"stage:{self.key}", inputs=sources)
+            if name in self.texts and type(value) is str
+            else value
+            for name, value in fields.items()
+        }
+
+    # --- calling it ---------------------------------------------------------------------------
+
+    def context(self, row_id: bytes, attempt: int, calls: Any) -> Context:
+        """Return the context of one attempt."""
+        store = self.store
+        return Context(
+            stage_key=self.key,
+            row_id=row_id.hex(),
+            attempt=attempt,
+            attempts=self.wired.model.retry,
+            seed=self._pipeline.model.seed,
+            limits=self._limits,
+            fingerprint=self.wired.fingerprint,
+            calls=calls,
+            counters=self.counters,
+            open_blobs=store.blobs if store is not None else None,
+        )
+
+    async def keywords(self, ctx: Context) -> dict[str, Any]:
+        """Return the keyword arguments: configuration, resources bound to this execution, context."""
+        keywords = dict(self.wired.config)
+        for name, key in self.wired.resources.items():
+            keywords[name] = (await self._pool.get(key)).bind(ctx)
+        for name in self.spec.resources:
+            keywords.setdefault(name, None)
+        if self.spec.context:
+            keywords[self.spec.context] = ctx
+        return keywords
+
+    @asynccontextmanager
+    async def guarded(self, ctx: Context) -> AsyncIterator[None]:
+        """Hold the stage's named limit, and its clock."""
+        async with AsyncExitStack() as stack:
+            if self.limiter is not None:
+                await stack.enter_async_context(self.limiter)
+            if self.wired.model.timeout is not None:
+                ctx.scope = stack.enter_context(anyio.fail_after(self.wired.model.timeout))
+            yield
+
+    async def attempts(
+        self, row_id: bytes, once: Callable[[Context], Any], key: bytes | None = None
+    ) -> Outcome:
+        """Run `once` until it gives fields, rejects, or the attempts are spent."""
+        calls = self.store.calls if self.store is not None else MemoryCalls()
+        last: Exception | None = None
+        retry = self.wired.model.retry
+        for attempt in range(1, retry + 1):
+            ctx = self.context(row_id, attempt, calls)
+            if key is not None and self.store is not None:
+                store = self.store
+                ctx.make_workdir = lambda: store.workdir(key)
+            try:
+                async with self.guarded(ctx):
+                    return Outcome("row", await once(ctx), attempts=attempt)
+            except Reject as verdict:
+                return Outcome(
+                    "reject", {}, verdict.reason, _example(verdict.span), attempts=attempt
+                )
+            except ResourceError:
+                raise  # it concerns every row
+            except BadReply as error:
+                last = error
+            except TimeoutError:
+                last = TimeoutError(f"no result within {self.wired.model.timeout:g} s")
+            except Exception as error:
+                last = error
+            if attempt < retry:
+                self.counters.retries += 1
+        if isinstance(last, BadReply):
+            return Outcome("reject", {}, last.reason, attempts=retry)
+        return Outcome("dead", {}, error=last, attempts=retry)
+
+    async def map(self, item: Item) -> Outcome:
+        """Run a map on one row."""
+        row_id, _, fields = item
+
+        async def once(ctx: Context) -> Mapping[str, Any]:
+            out = await self.func(*self.args(fields), **await self.keywords(ctx))
+            return self.added(out, fields, fields)
+
+        return await self.attempts(
+            row_id or b"", once, self.row_key(item) if self.recorded else None
+        )
+
+
+def _example(span: str | None) -> str:
+    return "" if span is None else str(span)[:200]
+
+
+def _text_fields(wired: WiredStage) -> frozenset[str]:
+    """Return the added fields that are declared as Text."""
+    if wired.spec.adds is None:
+        return frozenset()
+    return frozenset(r.name for r in row_fields(wired.spec.adds) if _is_text(r.type))
+
+
+def _is_text(hint: Any) -> bool:
+    return strip_annotated(hint) is Text
+
+
+def _arguments(wired: WiredStage) -> Args:
+    """Return the function that takes positional arguments out of a row's fields."""
+    spec = wired.spec
+    fields = wired.inputs.get("", {})
+    plain = all(
+        r.required and not (_is_text(r.type) and not _is_text(fields.get(wired.taken(r.name))))
+        for r in spec.reads
+    )
+    if not spec.row_parameters and plain:
+        names = [wired.taken(r.name) for r in spec.reads]
+        if len(names) == 1:
+            (name,) = names
+            return lambda row: (row[name],)
+        return operator.itemgetter(*names) if names else lambda row: ()
+    makers = [
+        _row_maker(wired, spec.row_parameters[name])
+        if name in spec.row_parameters
+        else _value_maker(wired, next(r for r in spec.reads if r.name == name))
+        for name in spec.positionals
+    ]
+    return lambda row: tuple(make(row) for make in makers)
+
+
+def _value_maker(wired: WiredStage, read: Read) -> Callable[[Mapping[str, Any]], Any]:
+    name, default, text = wired.taken(read.name), read.default, _is_text(read.type)
+
+    def value(row: Mapping[str, Any]) -> Any:
+        found = row[name] if read.required else row.get(name, default)
+        return Text(found) if text and type(found) is str else found
+
+    return value
+
+
+def _row_maker(wired: WiredStage, cls: type[Row]) -> Callable[[Mapping[str, Any]], Row]:
+    make = row_maker(wired, cls)
+    if cls is Row:
+        return lambda row: make(row, b"", ())
+    # It stands for its declared fields alone: what it could read besides would escape the memo key.
+    names = {r.name for r in row_fields(cls)} | {wired.taken(r.name) for r in row_fields(cls)}
+    return lambda row: make({n: row[n] for n in names if n in row}, b"", ())
+
+
+def row_maker(
+    wired: WiredStage, cls: type[Row]
+) -> Callable[[Mapping[str, Any], bytes, tuple[int, ...]], Row]:
+    """Return the function that makes a stage's row type from a row's fields."""
+    declared = row_fields(cls)
+    renamed = {r.name: wired.taken(r.name) for r in declared if wired.taken(r.name) != r.name}
+    texts = [r.name for r in declared if _is_text(r.type)]
+    defaults = {r.name: r.default for r in declared if not r.required}
+
+    def make(row: Mapping[str, Any], row_id: bytes, order: tuple[int, ...]) -> Row:
+        values = {**defaults, **row} if defaults else dict(row)
+        for own, name in renamed.items():
+            if name in row:
+                values[own] = row[name]
+        for name in texts:
+            if type(values.get(name)) is str:
+                values[name] = Text(values[name])
+        return cls.of(values, row_id, order)
+
+    return make

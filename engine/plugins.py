@@ -1,0 +1,222 @@
+"""Discovery of plugins: entry points of the group `engine`, loaded only when they are named.
+
+The entry point's name is the namespace of the plugin's stages and resources. The engine's own
+stages and resources are found in just this way.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+import pluggy
+
+from engine import hookspecs
+from engine.errors import EngineError, PluginError, nearest, short_path
+from engine.resources import ResourceSpec, resource_spec
+from engine.stages import StageSpec, stage_spec
+
+__all__ = ["GROUP", "Plugins", "installed"]
+
+GROUP = "engine"
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Return the installed plugins: namespace -> entry point; nothing is imported.
+
+    Raises PluginError when two distributions claim one namespace.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        known = found.setdefault(entry.name, entry)
+        if known.value != entry.value:
+            owners = " and ".join(sorted({_owner(known), _owner(entry)}))
+            raise PluginError(
+                f"two plugins are named {entry.name!r}: {owners} "
+                f"({known.value}, {entry.value}); uninstall one of them"
+            )
+    return found
+
+
+def _owner(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.value
+
+
+class Plugins:
+    """The plugins of one run: nothing here is global."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager("engine")
+        self.manager.add_hookspecs(hookspecs)
+        self._installed = installed()
+        self._stages: dict[str, StageSpec] = {}
+        self._resources: dict[str, ResourceSpec] = {}
+        self._loaded: set[str] = set()
+
+    def load(self, namespace: str) -> None:
+        """Load one plugin by its namespace. Raises PluginError with what to do about it."""
+        if namespace in self._loaded:
+            return
+        if namespace not in self._installed:
+            known = ", ".join(sorted(self._installed)) or "none"
+            raise PluginError(
+                f"no plugin named {namespace!r} is installed"
+                + nearest(namespace, self._installed, say="; did you mean {!r}?")
+                + f" (installed: {known})"
+            )
+        entry = self._installed[namespace]
+        try:
+            module = entry.load()
+        except EngineError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"plugin {namespace!r} ({_owner(entry)}, {entry.value}) cannot be imported: "
+                f"{type(error).__name__}: {error}; `engine plugins` shows the traceback"
+            ) from error
+        self.register(namespace, module)
+
+    def register(self, namespace: str, module: object) -> None:
+        """Register a plugin module or object under a namespace; checks its hooks."""
+        if namespace in self._loaded:
+            return
+        _check_hooks(namespace, module)
+        self.manager.register(module, name=namespace)
+        try:
+            self.manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            known = [n for n in vars(hookspecs) if n.startswith("engine_")]
+            hint = nearest(str(error).split("'")[1] if "'" in str(error) else "", known)
+            raise PluginError(
+                f"plugin {namespace!r}: {error}{f'; {hint}' if hint else ''}"
+            ) from None
+        self._loaded.add(namespace)
+        for stage_func in _called(module, "engine_stages"):
+            spec = stage_spec(stage_func)
+            self._claim(namespace, spec.name, spec.func)
+            self._stages[spec.name] = spec
+        for cls in _called(module, "engine_resources"):
+            found = resource_spec(cls)
+            self._claim(namespace, found.name, found.cls)
+            self._resources[found.name] = found
+
+    def _claim(self, namespace: str, name: str, subject: object) -> None:
+        if name.split(".")[0] != namespace:
+            raise PluginError(
+                f"plugin {namespace!r} ({_place(subject)}) registers {name!r}: "
+                f"its names begin with `{namespace}.`"
+            )
+        if name in self._stages or name in self._resources:
+            raise PluginError(f"plugin {namespace!r} ({_place(subject)}) registers {name!r} twice")
+
+    def stage(self, use: str) -> StageSpec:
+        """Return a stage by `namespace.name`. Raises PluginError with the nearest right name."""
+        self.load(use.split(".")[0])
+        if use not in self._stages:
+            raise PluginError(_unknown("stage", use, self._stages, "resource", self._resources))
+        return self._stages[use]
+
+    def resource(self, use: str) -> ResourceSpec:
+        """Return a resource by `namespace.name`. Raises PluginError with the nearest right name."""
+        self.load(use.split(".")[0])
+        if use not in self._resources:
+            raise PluginError(_unknown("resource", use, self._resources, "stage", self._stages))
+        return self._resources[use]
+
+    def stages(self, namespace: str) -> Iterator[StageSpec]:
+        """Yield the stages of a loaded plugin."""
+        return (s for n, s in self._stages.items() if n.split(".")[0] == namespace)
+
+    def resources(self, namespace: str) -> Iterator[ResourceSpec]:
+        """Yield the resources of a loaded plugin."""
+        return (r for n, r in self._resources.items() if n.split(".")[0] == namespace)
+
+
+def _unknown(what: str, use: str, known: Iterable[str], other: str, others: Iterable[str]) -> str:
+    namespace = use.split(".")[0]
+    if use in others:
+        return f"{use!r} is a {other}, not a {what}"
+    mine = sorted(n for n in known if n.split(".")[0] == namespace)
+    return (
+        f"plugin {namespace!r} has no {what} {use!r}"
+        + nearest(use, mine, say="; did you mean {!r}?")
+        + (f" (it has: {', '.join(mine)})" if mine else f" (it has no {what}s)")
+    )
+
+
+def _called(module: object, hook: str) -> Iterable[object]:
+    implementation = getattr(module, hook, None)
+    return implementation() if implementation is not None else ()
+
+
+def _place(subject: object) -> str:
+    try:
+        file = inspect.getsourcefile(subject) or "?"  # type: ignore[arg-type]
+        line = inspect.getsourcelines(subject)[1]  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return getattr(subject, "__name__", repr(subject))
+    return f"{short_path(file)}:{line}"
+
+
+def _check_hooks(namespace: str, module: object) -> None:
+    """Refuse a public `engine_*` function that lacks the marker: it would be ignored in silence."""
+    for name in dir(module):
+        function = getattr(module, name)
+        if name.startswith("engine_") and inspect.isroutine(function):
+            if not hasattr(function, "engine_impl"):
+                raise PluginError(
+                    f"plugin {namespace!r} ({_place(function)}): {name} lacks the marker: "
+                    "write @hookimpl above it (from engine import hookimpl)"
+                )
+
+
+def local_stage(path: Path, name: str) -> StageSpec:
+    """Return the stage `name` of a Python file: `use: ./my_stages.py:shout`.
+
+    Raises PluginError for a file that cannot be imported or lacks the function.
+    """
+    module = _local_module(path)
+    function = getattr(module, name, None)
+    if function is None:
+        known = [n for n, v in vars(module).items() if hasattr(v, "__engine_stage__")]
+        raise PluginError(
+            f"{short_path(str(path))} has no {name!r}"
+            + nearest(name, known, say="; did you mean {!r}?")
+            + (f" (its stages: {', '.join(known)})" if known else " (it has no stages)")
+        )
+    return stage_spec(function)
+
+
+def _local_module(path: Path) -> ModuleType:
+    if not path.is_file():
+        near = nearest(
+            path.name, [p.name for p in path.parent.glob("*.py")], say="; did you mean {}?"
+        )
+        raise PluginError(f"no such file: {short_path(str(path))}{near}")
+    source = path.read_bytes()
+    # The name holds the content, so that an edited file is never the old module.
+    name = f"engine_local_{path.stem}_{blake2b(source + bytes(path), digest_size=6).hexdigest()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{short_path(str(path))} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except EngineError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise PluginError(
+            f"{short_path(str(path))} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return module

@@ -1,0 +1,158 @@
+"""Rows: open, immutable records of named fields, and what stages make of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, Literal, Self, TypeVar, dataclass_transform
+
+from pydantic import BaseModel, ConfigDict
+
+from engine.errors import DefinitionError
+from engine.text import Text
+
+__all__ = ["Added", "Artifact", "Dialogue", "Message", "Reject", "Row"]
+
+RESERVED = frozenset({"add", "keyed", "reject", "row_id", "fields"})
+
+
+@dataclass_transform(frozen_default=True)
+class Row:
+    """One record of named fields; subclass it to declare some of them.
+
+    A subclass is a frozen dataclass. Nothing is validated on construction. Rows are open: fields
+    that upstream stages made ride along, and `row["name"]` and `"name" in row` reach them.
+
+    >>> class Question(Row):
+    ...     question: str
+    """
+
+    __slots__ = ("__dict__", "_id", "_key", "_order")
+
+    _id: bytes
+    _order: tuple[int, ...]
+    _key: str
+
+    def __init_subclass__(cls) -> None:
+        for name in cls.__dict__.get("__annotations__", ()):
+            if name in RESERVED or name.startswith("_"):
+                raise DefinitionError(cls, f"a row cannot have a field named {name!r}: rename it")
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+
+    @classmethod
+    def of(
+        cls, fields: Mapping[str, Any], row_id: bytes = b"", order: tuple[int, ...] = ()
+    ) -> Self:
+        """Make a row from fields, declared or not; the engine's own way to hand rows to a stage."""
+        row = object.__new__(cls)
+        row.__dict__.update(fields)
+        object.__setattr__(row, "_id", row_id)
+        object.__setattr__(row, "_order", order)
+        return row
+
+    @property
+    def row_id(self) -> str:
+        """The row's 128-bit id in hex; "" until the engine has taken the row in."""
+        return getattr(self, "_id", b"").hex()
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """All fields, declared or not, as a new dict."""
+        return dict(self.__dict__)
+
+    def add(self, added: S) -> Added[S]:
+        """Return this row with the fields of `added`: what an `AsyncIterator[Added[S]]` yields."""
+        return Added(self, added)
+
+    def reject(self, reason: str) -> Reject:
+        """Return a Reject of this row: what a stream yields to drop a row with a reason."""
+        rejected = Reject(reason)
+        rejected.row = self
+        return rejected
+
+    def keyed(self, key: str) -> Self:
+        """Return the row with the plugin's own key, from which its id is made (source, expand)."""
+        row = type(self).of(self.__dict__)
+        object.__setattr__(row, "_key", str(key))
+        return row
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.__dict__[name]
+        except KeyError:
+            if name in getattr(self, "__dataclass_fields__", ()):
+                return getattr(self, name)
+            raise
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.__dict__
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Row):
+            return NotImplemented
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # fields may be lists
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise dataclasses.FrozenInstanceError(
+            f"cannot assign to field {name!r}: a row never changes"
+        )
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
+        return f"{type(self).__name__}({inner})"
+
+
+S = TypeVar("S", bound=Row)
+
+
+class Added(Generic[S]):
+    """A received row with new fields: made by `row.add(S(...))`, yielded by a stream."""
+
+    __slots__ = ("added", "row")
+
+    def __init__(self, row: Row, added: S) -> None:
+        self.row, self.added = row, added
+
+
+class Reject(Exception):  # noqa: N818 - it is a verdict, not an error
+    """Drop a row with a reason: raised in a map, batch or expand; yielded in a source or expand.
+
+    `span` is the text that shows why, such as the slice of a reply that names a banned term.
+    """
+
+    row: Row | None = None
+
+    def __init__(self, reason: str, *, span: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.span = str(reason), span
+
+
+class Message(BaseModel):
+    """One turn of a chat: who speaks, and what is said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+Dialogue = tuple[Message, ...]
+"""A conversation, as TRL and the chat endpoints read it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file or folder in the store's blobs: rows carry this, never the bytes.
+
+    `digest` is BLAKE2b-128 of the bytes, or of the manifest of a folder; `size` is in bytes.
+    """
+
+    digest: str
+    media_type: str
+    size: int
+    folder: bool = False

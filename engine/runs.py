@@ -1,0 +1,286 @@
+"""Runs: a pipeline in motion, for the command line, scripts and other async services."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import anyio
+
+from engine.channels import Channel
+from engine.errors import EngineError, StageError
+from engine.events import RunEnded, RunStarted
+from engine.executor import Executor, closed
+from engine.loader import Document
+from engine.pipeline import Pipeline, read_pipeline
+from engine.rows import Row
+from engine.services import Counters
+from engine.store.protocol import Store
+
+__all__ = ["Run", "Summary", "open_run", "run", "store_folder"]
+
+Status = Literal["running", "done", "failed", "cancelled", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run stands, or how it ended."""
+
+    pipeline: str
+    status: Status
+    finished: int
+    """Accepted rows: those that entered a sink or left a stage that nothing reads."""
+    rejected: int
+    dead: int
+    seconds: float
+    stages: dict[str, Counters]
+    sanitised: dict[str, int]
+    """Field -> how many lone surrogates a sink replaced."""
+    max_dead: int
+    error: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 (a stage failed), 3 (dead letters above `max_dead`), 4 (store), 130."""
+        match self.status:
+            case "interrupted" | "cancelled":
+                return 130
+            case "failed":
+                return 1
+        return 3 if self.dead > self.max_dead else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return asdict(self)
+
+
+class Run:
+    """One run: `async with engine.open(...) as run: async for row in run: ...`.
+
+    Iterating gives finished rows as they finish. A `break`, an exception or an outer cancellation
+    stops all stages, closes all resources and leaves no half-written file. A failing stage raises
+    StageError from the iteration.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        store: Store | None,
+        *,
+        inputs: AsyncIterable[Any] | Iterable[Any] | None = None,
+        into: str | None = None,
+        limit: int | None = None,
+        fresh: bool = False,
+    ) -> None:
+        self.pipeline, self.store = pipeline, store
+        self._fresh = fresh
+        self._output = Channel(lambda: False, lambda: None)
+        self._executor = Executor(
+            pipeline, store, inputs=inputs, into=into, limit=limit, output=self._output
+        )
+        self._status: Status = "running"
+        self._error: BaseException | None = None
+        self._seconds = 0.0
+
+    @property
+    def counters(self) -> dict[str, Counters]:
+        """The stages' counters, live: views pull from here."""
+        return self._executor.counters
+
+    @property
+    def finished(self) -> int:
+        """How many rows have finished."""
+        return self._executor.finished
+
+    @property
+    def summary(self) -> Summary:
+        """How the run stands."""
+        counters = self.counters
+        sanitised: dict[str, int] = {}
+        for c in counters.values():
+            for label, count in c.labels.items():
+                if label.startswith("surrogates in "):
+                    sanitised[label.removeprefix("surrogates in ")] = count
+        return Summary(
+            pipeline=self.pipeline.name,
+            status=self._status,
+            finished=self.finished,
+            rejected=sum(c.rejected + c.rejected_children for c in counters.values()),
+            dead=sum(c.dead for c in counters.values()),
+            seconds=self._seconds,
+            stages=counters,
+            sanitised=sanitised,
+            max_dead=self.pipeline.model.max_dead,
+            error=str(self._error or ""),
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open the store and start the stages."""
+        self._stack = AsyncExitStack()
+        if self.store is not None:
+            await self._stack.enter_async_context(self.store)
+            self.store.begin(pipeline=self.pipeline.name, fresh=self._fresh)
+        self._started = anyio.current_time()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._execute)
+        self._executor.event(lambda name: RunStarted(name, self.pipeline.file))
+        return self
+
+    async def _execute(self) -> None:
+        try:
+            await self._executor.run()
+            for key, counters in self.counters.items():
+                wrong = closed(counters, self.pipeline.stages[key])
+                if wrong:
+                    raise StageError(key, "", f"rows are unaccounted for: {wrong}")
+            if self.store is not None:
+                await self.store.flush()
+            self._status = "done"
+        except Exception as error:
+            self._error = _first(error)
+            self._status = "failed"
+        finally:
+            self._seconds = anyio.current_time() - self._started
+            self._output.closed or self._output.close()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop what still runs; close resources and store."""
+        self._tasks.cancel_scope.shield = True  # the stages end in order, whatever happens around
+        self._tasks.cancel_scope.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)
+            with anyio.CancelScope(shield=True):
+                if self._status == "running":
+                    self._status = "cancelled"
+                self._executor.event(lambda name: RunEnded(name, self._status, self.counters))
+                if self.store is not None:
+                    await self.store.end(self._status, self.summary.as_dict())
+        finally:
+            await self._stack.aclose()
+        if self._error is not None and exc is None:
+            error, self._error = self._error, None
+            raise error
+
+    def __aiter__(self) -> Self:
+        """Iterate finished rows."""
+        return self
+
+    async def __anext__(self) -> Row:
+        """Return the next finished row. Raises StageError if a stage failed."""
+        if not await self._output.ready():
+            if self._error is not None:
+                error = self._error
+                self._error = None
+                raise error
+            raise StopAsyncIteration
+        row_id, order, fields = self._output.items.popleft()
+        return Row.of(fields, row_id or b"", order)
+
+    async def finish(self) -> Summary:
+        """Run to the end without looking at the rows; return the summary. Raises StageError."""
+        output = self._output
+        while await output.ready():
+            output.items.clear()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self.summary
+
+    async def drain(self) -> None:
+        """Take no more rows, let what is in flight end and be stored, then stop."""
+        await self._executor.drained()
+        if self.store is not None:
+            await self.store.flush()
+        self._status = "interrupted"
+        self._tasks.cancel_scope.cancel()
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first engine error of a group, with the others as notes; else the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves: list[BaseException] = []
+    todo: list[BaseException] = [error]
+    while todo:
+        item = todo.pop(0)
+        if isinstance(item, BaseExceptionGroup):
+            todo[:0] = item.exceptions
+        else:
+            leaves.append(item)
+    ours = [leaf for leaf in leaves if isinstance(leaf, EngineError)]
+    if not ours and len(leaves) > 1:
+        return error
+    chosen = ours[0] if ours else leaves[0]
+    for other in leaves:
+        if other is not chosen:
+            chosen.add_note(f"also: {type(other).__name__}: {other}")
+    return chosen
+
+
+def store_folder(pipeline: Pipeline) -> Path:
+    """Return where a pipeline's store lies: `.engine/<name>/` beside the file."""
+    return pipeline.document.folder / ".engine" / pipeline.name
+
+
+def open_run(
+    pipeline: str | os.PathLike[str] | Document | Pipeline,
+    *,
+    inputs: AsyncIterable[Any] | Iterable[Any] | None = None,
+    into: str | None = None,
+    store: Store | str | os.PathLike[str] | None = "beside",
+    set: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    limit: int | None = None,
+    fresh: bool = False,
+) -> Run:
+    """Read and check a pipeline, and return its Run, to be entered with `async with`.
+
+    `inputs` (rows or mappings, sync or async) replace the output of the first stage, or of the
+    stage `into`. `store` is a folder, `":memory:"`, None (nothing is kept), or left out:
+    `.engine/<name>/` beside the file. `set` are `--set` assignments; `limit` takes the first N
+    source rows; `fresh` starts a new generation. Raises InputError before anything is written.
+    """
+    if into is not None and inputs is None:
+        raise TypeError("into= says where inputs= go: give inputs=, too")
+    if not isinstance(pipeline, Pipeline):
+        pipeline = read_pipeline(
+            pipeline,
+            overrides=set,
+            plugins=plugins,
+            replaced=into,
+            replace_first=inputs is not None and into is None,
+        )
+    if inputs is not None and into is None:
+        into = next(iter(pipeline.stages))
+    return Run(
+        pipeline, _store(store, pipeline), inputs=inputs, into=into, limit=limit, fresh=fresh
+    )
+
+
+def _store(given: Store | str | os.PathLike[str] | None, pipeline: Pipeline) -> Store | None:
+    if given is None:
+        return None
+    if not isinstance(given, (str, os.PathLike)):
+        return given
+    from engine.store import SqliteStore
+
+    if given == ":memory:":
+        return SqliteStore(None)
+    return SqliteStore(store_folder(pipeline) if given == "beside" else Path(given))
+
+
+async def run(pipeline: str | os.PathLike[str] | Document | Pipeline, **options: Any) -> Summary:
+    """Run a pipeline to its end and return the summary; options as for `engine.open`."""
+    async with open_run(pipeline, **options) as running:
+        return await running.finish()

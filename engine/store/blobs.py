@@ -1,0 +1,103 @@
+"""Content-addressed blobs: written in place (temp, fsync, rename), never copied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from engine.errors import StoreError
+from engine.rows import Artifact
+
+__all__ = ["BlobFolder"]
+
+
+class _Writer:
+    """One blob being written."""
+
+    artifact: Artifact
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> BinaryIO:
+        """Open the temporary file for writing."""
+        return self.path.open("wb")
+
+
+class BlobFolder:
+    """A folder of blobs named by digest; a folder blob's digest is that of its manifest."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, artifact: Artifact) -> Path:
+        """Return where an Artifact's bytes lie. Raises StoreError if they are gone."""
+        path = self._place(artifact.digest)
+        if not path.exists():
+            raise StoreError(f"the blob {artifact.digest} is missing from {self.root}")
+        return path
+
+    @contextmanager
+    def new(self, media_type: str, *, folder: bool = False) -> Iterator[_Writer]:
+        """Open a new blob; nothing is left behind if the block raises."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix="new-", dir=self.root))
+        try:
+            writer = _Writer(temporary / "blob")
+            if folder:
+                writer.path.mkdir()
+            yield writer
+            writer.artifact = self._keep(writer.path, media_type, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _keep(self, path: Path, media_type: str, folder: bool) -> Artifact:
+        if folder:
+            manifest, size = [], 0
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                digest, length = _digest(file)
+                manifest.append([file.relative_to(path).as_posix(), digest, length])
+                size += length
+            name = blake2b(orjson.dumps(manifest), digest_size=16).hexdigest()
+        else:
+            name, size = _digest(path)
+        target = self._place(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            try:
+                path.rename(target)
+            except OSError:
+                if not target.exists():  # another writer of the same bytes may have been first
+                    raise
+            _sync_folder(target.parent)
+        return Artifact(name, media_type, size, folder)
+
+    def _place(self, digest: str) -> Path:
+        return self.root / digest[:2] / digest
+
+
+def _digest(file: Path) -> tuple[str, int]:
+    """Return (BLAKE2b-128, size) of a file, and make its bytes durable."""
+    h, size = blake2b(digest_size=16), 0
+    with file.open("rb+") as stream:
+        while chunk := stream.read(1 << 20):
+            h.update(chunk)
+            size += len(chunk)
+        os.fsync(stream.fileno())
+    return h.hexdigest(), size
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,131 @@
+"""What a run asks of a store. The simulation uses one without threads; tests may fake it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from engine.services import Blobs, CallRecords
+
+__all__ = ["Fate", "Memo", "RowRecord", "RunRecord", "Store"]
+
+Fate = Literal["finished", "rejected", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """A recorded result.
+
+    `kind`: `row` (the added `fields`), `reject` or `dead` (`note` has reason or error), `end` (an
+    expand or stream is complete: `count` entries, found under ordinals), `keep` (a stream passed
+    its input `row` on, with `fields` if it added some), `gone` (it rejected that input).
+    """
+
+    kind: Literal["row", "reject", "dead", "end", "keep", "gone"]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    note: Mapping[str, Any] = field(default_factory=dict)
+    count: int = 0
+    row: bytes = b""
+    key: str | None = None
+    """The plugin's own key of a child."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowRecord:
+    """What became of a row in a run: the manifest's line."""
+
+    stage: str
+    row_id: bytes
+    order: tuple[int, ...]
+    fate: Fate
+    fields: Mapping[str, Any]
+    note: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run: its number in the store, generation, status and summary."""
+
+    id: int
+    generation: int
+    started: float
+    status: str
+    summary: Mapping[str, Any]
+
+
+class Store(Protocol):
+    """Memo, calls, texts, rows and blobs of one pipeline.
+
+    Writes are queued and committed in order, in groups; `flush` returns once all are durable.
+    Reads see what has been committed.
+    """
+
+    calls: CallRecords
+    blobs: Blobs
+    run: int
+    """The number of the run that `begin` opened."""
+
+    async def __aenter__(self) -> Self:
+        """Open the store, exclusively. Raises StoreError when another process owns it."""
+        ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Commit what is queued, and close."""
+        ...
+
+    def begin(self, *, pipeline: str, fresh: bool) -> None:
+        """Begin a run, in a new generation if `fresh`, else in the newest."""
+        ...
+
+    async def end(self, status: str, summary: Mapping[str, Any]) -> None:
+        """Write how the run ended."""
+        ...
+
+    def memo(self, key: bytes, ordinal: int = -1) -> Memo | None:
+        """Return a recorded result (of this generation), or one entry of a sequence."""
+        ...
+
+    def put_memo(self, key: bytes, memo: Memo, ordinal: int = -1) -> None:
+        """Queue a result."""
+        ...
+
+    def put_row(self, record: RowRecord) -> None:
+        """Queue a line of the run's manifest."""
+        ...
+
+    def rows(self, *, fate: Fate | None = None, run: int | None = None) -> Iterator[RowRecord]:
+        """Yield the manifest of a run in order."""
+        ...
+
+    def spool(self, place: str, row_id: bytes, fields: Mapping[str, Any]) -> None:
+        """Queue a row that waits for its turn, so that it need not wait in memory."""
+        ...
+
+    async def unspool(self, place: str, row_ids: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Return rows that were spooled, in the order asked for."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """Bytes queued and not yet committed."""
+        ...
+
+    async def flush(self) -> None:
+        """Return once everything queued so far is durable."""
+        ...
+
+    def workdir(self, key: bytes) -> Path:
+        """Return (and make) the work folder of a memo key."""
+        ...
+
+    def drop_workdir(self, key: bytes) -> None:
+        """Remove the work folder of a memo key, if there is one."""
+        ...

@@ -1,0 +1,25 @@
+"""The Pink Elephant problem: preference data for "keep to this, and do not talk about that"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine import hookimpl
+
+
+@hookimpl
+def engine_stages() -> Sequence[Callable[..., Any]]:
+    """Return the stages of this plugin, in the order of the pipeline."""
+    from engine_pink_elephant import planning, revising, writing
+
+    return [
+        planning.topics,
+        planning.pairs,
+        planning.unique_pairs,
+        planning.plans,
+        writing.dialogue,
+        revising.critique,
+        revising.revision,
+        revising.preferences,
+    ]

@@ -1,0 +1,48 @@
+"""The prompts of `prompts/*.md` as messages, and what all calls share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from engine import Text
+from engine.chat import Message, Reply
+from engine.text import Template, load_templates
+
+from engine_pink_elephant import prose
+
+__all__ = ["one_of", "prompt", "templates", "transcript", "words"]
+
+SPEAKERS = {"user": "User:", "assistant": "Agent:"}
+
+
+@cache
+def templates() -> Mapping[str, Template]:
+    """Return the templates by name."""
+    return load_templates(__package__)
+
+
+def prompt(name: str, /, **values: str | int) -> list[Message]:
+    """Return the messages of a template."""
+    return [Message(role=role, content=text) for role, text in templates()[name].messages(**values)]  # type: ignore[arg-type]
+
+
+def one_of(name: str, rng: random.Random, /, **values: str) -> Text:
+    """Return one of the wordings that a template's sections hold."""
+    return rng.choice(templates()[name].messages(**values))[1]
+
+
+def transcript(dialogue: Sequence[Message]) -> Text:
+    """Return a dialogue with one line for each turn."""
+    return Text("\n").join(SPEAKERS[turn.role] + " " + turn.content for turn in dialogue)
+
+
+def words(reply: Reply, *, after: int = 0, lines: bool = False) -> Text:
+    """Return what a reply says: its first line, or all of it; of a reply cut short, the whole sentences.
+
+    `after` is the length of what stood before it in the prefix.
+    """
+    said = reply.text[after:].strip()
+    said = said if lines else said.split("\n", 1)[0].rstrip()
+    return prose.whole(said) if reply.finish == "length" else said

@@ -1,0 +1,68 @@
+"""Cutting and comparing prose; every cut is a slice, so that a text keeps its graph."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from difflib import SequenceMatcher
+
+from engine import Text
+
+__all__ = ["finished", "locate", "repeats", "sentence_at", "similarity", "whole"]
+
+_END = re.compile(r"""[.!?…]["'”’)\]]*(?=\s|$)""")  # noqa: RUF001
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+def finished(text: str) -> bool:
+    """Return whether a text ends where a sentence ends."""
+    end = None
+    for end in _END.finditer(text.rstrip()):
+        pass
+    return end is not None and end.end() == len(text.rstrip())
+
+
+def whole(text: Text) -> Text:
+    """Return the text up to the end of its last sentence, "" if it has none."""
+    end = 0
+    for match in _END.finditer(text):
+        end = match.end()
+    return text[:end].strip()
+
+
+def sentence_at(text: Text, place: int) -> Text:
+    """Return the sentence that holds the character at `place`, without its final punctuation."""
+    start, stop = 0, len(text)
+    for match in _END.finditer(text):
+        if match.end() <= place:
+            start = match.end()
+        else:
+            stop = match.start()
+            break
+    return text[start:stop].strip()
+
+
+def locate(quote: str, text: Text) -> Text | None:
+    """Return the slice of `text` that `quote` quotes; case, spaces and final marks are forgiven."""
+    words = quote.strip(" .,;:!?…").split()
+    if not words:
+        return None
+    found = re.search(r"\s+".join(map(re.escape, words)), text, re.IGNORECASE)
+    return text[found.start() : found.end()] if found else None
+
+
+def tokens(text: str) -> list[str]:
+    """Return the words and marks of a text, in small letters."""
+    return _TOKEN.findall(text.casefold())
+
+
+def similarity(a: str, b: str) -> float:
+    """Return how much of two texts is the same, word by word: 0 nothing, 1 all."""
+    return SequenceMatcher(None, tokens(a), tokens(b), autojunk=False).ratio()
+
+
+def repeats(text: str, *, size: int = 4, times: int = 3) -> bool:
+    """Return whether some run of `size` words comes back `times` times: a loop, not prose."""
+    words = tokens(text)
+    runs = Counter(zip(*(words[i:] for i in range(size)), strict=False))
+    return max(runs.values(), default=0) >= times

@@ -1,0 +1,109 @@
+"""The rows of this plugin: what each stage adds."""
+
+from __future__ import annotations
+
+from engine import Row, Text
+from engine.rows import Dialogue
+
+from engine_pink_elephant import mentions
+
+__all__ = ["Conversation", "Critique", "Pair", "Plan", "Preference", "Revision", "Topic"]
+
+
+class Topic(Row):
+    """A topic of everyday conversation."""
+
+    topic: Text
+    topic_origin: str
+    """`reviewed` (from the file) or `model`."""
+
+
+class Pair(Row):
+    """Two contrasting terms: the agent keeps to `desired`, and `pink` is the elephant."""
+
+    desired: Text
+    pink: Text
+    aliases_desired: tuple[Text, ...]
+    aliases_pink: tuple[Text, ...]
+    case_sensitive: bool
+    """Whether only the written case of the terms counts."""
+    ambiguous: bool
+    """Whether a term is also a common word or another name: look at these rows by hand or judge."""
+    why: Text
+    """How the two differ."""
+    pair_origin: str
+    """`reviewed` (from the file) or `model`."""
+
+    def pink_in(self, text: str) -> list[tuple[int, int]]:
+        """Return where a text names the pink term."""
+        return mentions.find(text, (self.pink, *self.aliases_pink), case_sensitive=self.case_sensitive)
+
+    def names_pink(self, text: str) -> bool:
+        """Return whether a text names the pink term."""
+        return bool(self.pink_in(text))
+
+    def names_desired(self, text: str) -> bool:
+        """Return whether a text names the desired term."""
+        terms = (self.desired, *self.aliases_desired)
+        return mentions.names(text, terms, case_sensitive=self.case_sensitive)
+
+    @property
+    def banned(self) -> tuple[str, ...]:
+        """The words to hold a model from naming the pink term: the longest of each of its names.
+
+        One word of a name is enough, and none that the desired term needs, too (`almond` for almond
+        milk against oat milk): an endpoint may ban each token of what it is given.
+        """
+        needed = {word.casefold() for term in (self.desired, *self.aliases_desired) for word in term.split()}
+        banned: dict[str, None] = {}
+        for name in (self.pink, *self.aliases_pink):
+            words = [str(word) for word in name.split() if word.casefold() not in needed]
+            if words:
+                word = max(words, key=len)
+                forms = [word] if self.case_sensitive else [word, word.lower(), word.capitalize()]
+                banned.update(dict.fromkeys(forms))
+        return tuple(banned)
+
+
+class Plan(Row):
+    """How one conversation drifts from the desired term to the pink one."""
+
+    plan: Text
+    opening: Text
+    """The words with which the user begins."""
+    shift: Text
+    """The words with which the user comes to the pink term."""
+
+
+class Conversation(Row):
+    """A dialogue that ends with the agent naming the pink term."""
+
+    dialogue: Dialogue
+    origin: str
+    """`model`, or `forced_dialogue`: the last turn continues words that were put in the agent's mouth."""
+
+
+class Critique(Row):
+    """What in the agent's last turn names the pink term."""
+
+    critique: Text
+    quotes: tuple[Text, ...]
+    """Slices of the last turn."""
+
+
+class Revision(Row):
+    """The agent's last turn without the pink term."""
+
+    revision: Text
+    revised: Dialogue
+    """The dialogue with the new last turn; all turns before it are the very same."""
+    origin: str
+    """As in the dialogue, and with `forced_revision` where the revision was forced, joined by `+`."""
+
+
+class Preference(Row):
+    """One row of preference data, as TRL reads it (conversational, with a prompt)."""
+
+    prompt: Dialogue
+    chosen: Dialogue
+    rejected: Dialogue

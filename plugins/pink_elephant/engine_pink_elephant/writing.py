@@ -1,0 +1,114 @@
+"""The pink conversation: it begins with the desired term and ends with the agent naming the other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from engine import Context, Text, stage
+from engine.chat import Chat, Message, Reply, Sampling
+from engine.rows import Dialogue
+from pydantic import BaseModel, Field, PositiveInt
+
+from engine_pink_elephant import gates
+from engine_pink_elephant.prompts import SPEAKERS, one_of, prompt, templates, transcript, words
+from engine_pink_elephant.rows import Conversation, Pair, Plan
+
+__all__ = ["dialogue"]
+
+Turns = Annotated[int, Field(ge=4, le=20, multiple_of=2)]
+Role = Literal["user", "assistant"]
+
+
+class Line(BaseModel):
+    """A turn as the model writes it."""
+
+    role: Role
+    text: Text
+
+
+class Script(BaseModel):
+    """A whole conversation as the model writes it."""
+
+    turns: list[Line] = Field(json_schema_extra={"minItems": 4})
+
+
+@stage("pink.dialogue")
+async def dialogue(
+    pair: Pair,
+    plan: Plan,
+    *,
+    llm: Chat,
+    ctx: Context,
+    mode: Literal["turns", "script"] = "turns",
+    turns: Turns = 4,
+    turn_tokens: PositiveInt = 64,
+) -> Conversation:
+    """Write a dialogue that drifts from the desired term to the pink one, which the last turn names.
+
+    `turns` writes one turn after the other, the pink term banned before the user asks for it: for
+    small models, on endpoints that continue a prefix. `script` asks for the whole as JSON: for
+    strong ones. Where an endpoint continues a prefix, the last attempt puts the last turn's first
+    words in the agent's mouth; such rows have the origin `forced_dialogue`.
+    """
+    forced = ctx.attempt == ctx.attempts > 1 and "prefix" in llm.can
+    write = _by_turns if mode == "turns" else _as_script
+    return await write(pair, plan, llm, ctx, forced, turns, turn_tokens)
+
+
+async def _by_turns(
+    pair: Pair, plan: Plan, llm: Chat, ctx: Context, forced: bool, turns: int, turn_tokens: int
+) -> Conversation:
+    messages = prompt("turns", turns=turns, desired=pair.desired, pink=pair.pink, plan=plan.plan)
+    said: list[Message] = []
+    for at in range(turns):
+        role: Role = "assistant" if at % 2 else "user"
+        begun = transcript(said) + "\n" if said else Text()
+        head = begun + SPEAKERS[role]
+        first = {0: plan.opening, turns - 2: plan.shift}.get(at)
+        if forced and at == turns - 1:
+            first = one_of("forced_dialogue", ctx.rng, pink=pair.pink)
+        sampling = Sampling(max_tokens=turn_tokens, stop=("\n",), banned=pair.banned if at < turns - 2 else ())
+        [reply] = await llm.complete(
+            messages, prefix=head + " " + first if first else head, sampling=sampling
+        )
+        text = words(reply, after=len(head))
+        if fault := gates.turn(text, at, turns, pair):
+            reply.refuse(fault)
+        said.append(Message(role=role, content=text))
+    return Conversation(dialogue=tuple(said), origin="forced_dialogue" if forced else "model")
+
+
+async def _as_script(
+    pair: Pair, plan: Plan, llm: Chat, ctx: Context, forced: bool, turns: int, turn_tokens: int
+) -> Conversation:
+    messages = prompt("script", turns=turns, desired=pair.desired, pink=pair.pink, plan=plan.plan)
+    [reply] = await llm.complete(
+        messages,
+        sampling=Sampling(max_tokens=turns * (turn_tokens + 20)),
+        schema=Script if "schema" in llm.can else None,
+    )
+    said = [Message(role=line.role, content=line.text.strip()) for line in reply.parse(Script).turns]
+    if len(said) < 4 or [turn.role for turn in said] != ["user", "assistant"] * (len(said) // 2):
+        reply.refuse("roles_off")
+    *before, last = said
+    for at, turn in enumerate(before):
+        if fault := gates.turn(turn.content, at, len(said), pair):
+            reply.refuse(fault)
+    fault = gates.turn(last.content, len(before), len(said), pair)
+    if fault and not forced:
+        reply.refuse(fault)
+    if fault:
+        opening = one_of("forced_dialogue", ctx.rng, pink=pair.pink)
+        reply = await continued(llm, before, opening, Sampling(max_tokens=turn_tokens))
+        last = Message(role="assistant", content=words(reply))
+        if fault := gates.turn(last.content, len(before), len(said), pair):
+            reply.refuse(fault)
+        return Conversation(dialogue=(*before, last), origin="forced_dialogue")
+    return Conversation(dialogue=tuple(said), origin="model")
+
+
+async def continued(llm: Chat, dialogue: list[Message] | Dialogue, words: Text, sampling: Sampling) -> Reply:
+    """Return the agent's next turn, which begins with the given words: the forced continuation."""
+    system = Message(role="system", content=templates()["agent"].fill())
+    [reply] = await llm.complete([system, *dialogue], prefix=words, sampling=sampling)
+    return reply
