@@ -214,6 +214,7 @@ class Execution:
             seed=self._pipeline.model.seed,
             limits=self._limits,
             fingerprint=self.wired.fingerprint,
+            fields=self.wired.inputs.get("", {}),
             calls=calls,
             counters=self.counters,
             open_blobs=store.blobs if store is not None else None,

@@ -22,7 +22,7 @@ from engine.execution import Execution, Outcome, ResourcePool, row_maker
 from engine.keys import canonical, child_id, digest, source_id
 from engine.pipeline import Pipeline, WiredStage
 from engine.rows import Added, Reject, Row
-from engine.services import Counters
+from engine.services import Counters, MemoryCalls
 from engine.store.protocol import Memo, RowRecord, Store
 
 __all__ = ["Executor", "closed"]
@@ -63,6 +63,7 @@ class Executor:
         self._inputs, self._into = inputs, into
         self.counters = {key: Counters() for key in pipeline.stages}
         self.finished = 0
+        self.tally: dict[str, Counter[str]] = {name: Counter() for name in pipeline.model.count_by}
         self.draining = False
         self._output = output
         self._events = pipeline.plugins.manager.hook.engine_event
@@ -73,26 +74,20 @@ class Executor:
             name: anyio.CapacityLimiter(size)
             for name, size in (self.pipeline.model.limits.model_extra or {}).items()
         }
-        try:
-            async with (
-                ResourcePool(self.pipeline.resources) as pool,
-                anyio.create_task_group() as tasks,
-            ):
-                runners: dict[str, _Runner] = {}
-                for key in reversed(self.pipeline.order):  # downstream first: outlets must exist
-                    wired = self.pipeline.stages[key]
-                    execution = Execution(
-                        wired, self.pipeline, pool, self.store, limits, self.counters[key]
-                    )
-                    runners[key] = _RUNNERS[_kind(wired, self._inputs, self._into)](
-                        self, execution, tasks
-                    )
-                self._connect(runners)
-                for runner in runners.values():
-                    runner.start()
-        finally:
-            if self._output is not None:
-                self._output.close()
+        async with (
+            ResourcePool(self.pipeline.resources) as pool,
+            anyio.create_task_group() as tasks,
+        ):
+            runners: dict[str, _Runner] = {}
+            for key, wired in self.pipeline.stages.items():
+                execution = Execution(
+                    wired, self.pipeline, pool, self.store, limits, self.counters[key]
+                )
+                kind = _kind(wired, self._inputs, self._into)
+                runners[key] = _RUNNERS[kind](self, execution, tasks)
+            self._connect(runners)
+            for runner in runners.values():
+                runner.start()
 
     def _connect(self, runners: Mapping[str, _Runner]) -> None:
         """Give each stage its outlets, and each finishing point its way to the run."""
@@ -142,6 +137,8 @@ class Executor:
         row_id, order, fields = item
         assert row_id is not None
         self.finished += 1
+        for name, counts in self.tally.items():
+            counts[str(fields.get(name))] += 1
         if self.store is not None:
             self.store.put_row(RowRecord(stage, row_id, order, "finished", fields, {}))
         if self._output is not None and not self._output.try_put(item):
@@ -168,7 +165,7 @@ class _Finish:
         executor = self._executor
         if item[0] is None or item[2] is None:
             return True
-        if executor.store is None:
+        if executor.store is None and not executor.tally:
             if executor._output is None or executor._output.try_put(item):
                 executor.finished += 1
                 return True
@@ -580,7 +577,9 @@ class _Source(_Runner):
 
     async def _made(self) -> AsyncIterator[Any]:
         execution = self.execution
-        ctx = execution.context(b"", 1, self.store.calls if self.store is not None else None)
+        ctx = execution.context(
+            b"", 1, self.store.calls if self.store is not None else MemoryCalls()
+        )
         try:
             async with contextlib.aclosing(execution.func(**await execution.keywords(ctx))) as rows:
                 async for row in rows:
@@ -811,7 +810,9 @@ class _Stream(_Runner):
 
     async def _fresh(self, store: Store | None, entries: bytes) -> int:
         execution, count = self.execution, 0
-        ctx = execution.context(b"", 1, self.store.calls if self.store is not None else None)
+        ctx = execution.context(
+            b"", 1, self.store.calls if self.store is not None else MemoryCalls()
+        )
         if self.store is not None:
             held = self.store
             ctx.make_workdir = lambda: held.workdir(self.wired.fingerprint)

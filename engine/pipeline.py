@@ -78,6 +78,8 @@ class PipelineModel(_Model):
     plugins: tuple[str, ...] = ()
     limits: LimitsModel = LimitsModel()
     max_dead: NonNegativeInt = 0
+    count_by: tuple[str, ...] = ()
+    """Fields of finished rows whose values the summary counts, such as `origin`."""
     resources: dict[str, ResourceModel] = {}
     stages: dict[str, StageModel] = Field(min_length=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -39,8 +39,8 @@ class Summary:
     dead: int
     seconds: float
     stages: dict[str, Counters]
-    sanitised: dict[str, int]
-    """Field -> how many lone surrogates a sink replaced."""
+    tally: dict[str, dict[str, int]]
+    """Field named in `count_by:` -> its values in the finished rows -> how many."""
     max_dead: int
     error: str = ""
 
@@ -56,7 +56,8 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON."""
-        return asdict(self)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"stages": {key: c.as_dict() for key, c in self.stages.items()}}
 
 
 class Run:
@@ -101,11 +102,6 @@ class Run:
     def summary(self) -> Summary:
         """How the run stands."""
         counters = self.counters
-        sanitised: dict[str, int] = {}
-        for c in counters.values():
-            for label, count in c.labels.items():
-                if label.startswith("surrogates in "):
-                    sanitised[label.removeprefix("surrogates in ")] = count
         return Summary(
             pipeline=self.pipeline.name,
             status=self._status,
@@ -114,7 +110,7 @@ class Run:
             dead=sum(c.dead for c in counters.values()),
             seconds=self._seconds,
             stages=counters,
-            sanitised=sanitised,
+            tally={name: dict(counts) for name, counts in self._executor.tally.items()},
             max_dead=self.pipeline.model.max_dead,
             error=str(self._error or ""),
         )
@@ -143,7 +139,7 @@ class Run:
                 await self.store.flush()
             self._status = "done"
         except Exception as error:
-            self._error = _first(error)
+            self._error = first_error(error)
             self._status = "failed"
         finally:
             self._seconds = anyio.current_time() - self._started
@@ -202,11 +198,15 @@ class Run:
         await self._executor.drained()
         if self.store is not None:
             await self.store.flush()
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop at once; what is queued for the store is still committed."""
         self._status = "interrupted"
         self._tasks.cancel_scope.cancel()
 
 
-def _first(error: BaseException) -> BaseException:
+def first_error(error: BaseException) -> BaseException:
     """Return the first engine error of a group, with the others as notes; else the error itself."""
     if not isinstance(error, BaseExceptionGroup):
         return error

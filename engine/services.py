@@ -10,7 +10,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from engine.rows import Artifact
 
@@ -59,8 +59,8 @@ class Counters:
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> up to three example texts."""
-    labels: Counter[str] = field(default_factory=Counter)
-    """Values of a field that the stage is told to count, such as `origin`."""
+    sanitised: Counter[str] = field(default_factory=Counter)
+    """Field -> lone surrogates that were replaced by U+FFFD on the way out."""
 
     def spend(self, usage: Usage) -> None:
         """Add a paid call."""
@@ -69,6 +69,10 @@ class Counters:
         self.cached_tokens += usage.cached
         self.out_tokens += usage.out
         self.cost += usage.cost
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts as plain JSON."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "in_flight"}
 
     def reject(self, reason: str, example: str) -> None:
         """Count a reason and keep up to three examples of it."""

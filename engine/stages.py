@@ -82,6 +82,8 @@ class Context:
     """Named `anyio.CapacityLimiter`s of the run, from the pipeline's `limits:`."""
     fingerprint: bytes = b""
     """The stage's fingerprint: refusals of replies are recorded under it."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of the rows read, with their types: a sink makes its schema from them."""
     calls: CallRecords = field(default_factory=MemoryCalls)
     """The run's call records: for resources that pay per call, see `engine.chat`."""
     counters: Counters = field(default_factory=Counters)

@@ -130,7 +130,7 @@ def _built(
 ) -> Text:
     """The Text of one row. Raises TextError for an unknown kind, one of _WRONG for a wrong row."""
     match row:
-        case ["leaf", own, str(op), list(refs), None | dict() as params]:
+        case ["leaf", own, str(op), list(refs), dict(params)]:
             return Text.leaf(chars(own), op, inputs=[deref(r) for r in refs], params=params)
         case ["cat", list(refs)]:
             pieces = tuple([deref(r) for r in refs])

@@ -34,16 +34,23 @@ class Origin(NamedTuple):
 
 
 class Leaf:
-    """Characters that no recorded operation explains: a source, a template, a model's reply."""
+    """Characters that no recorded operation explains: a source, a template, a model's reply.
+
+    `params` is flat (key, value, key, value, ...), sorted by key: half the size of a dict.
+    """
 
     __slots__ = ("did", "inputs", "op", "params")
     kind = "leaf"
 
-    def __init__(self, op: str, inputs: tuple[Text, ...], params: dict[str, Any] | None) -> None:
+    def __init__(self, op: str, inputs: tuple[Text, ...], params: tuple[Any, ...]) -> None:
         self.op = op
         self.inputs = inputs
         self.params = params
         self.did: bytes | None = None
+
+    def named_params(self) -> dict[str, Any]:
+        """The parameters by name, in the order of their names."""
+        return dict(zip(self.params[::2], self.params[1::2], strict=True))
 
 
 class Cat:

@@ -12,9 +12,10 @@ from typing import Any
 
 from engine.text.errors import Misplaced, TextError
 from engine.text.forms import Form
-from engine.text.nodes import Fill, Piece
+from engine.text.nodes import Fill
 from engine.text.strings import Text, make
 
+_PIECES = frozenset((str, Text))
 _HEADING = re.compile(r"^## (system|user|assistant)[ \t]*$", re.MULTILINE)
 _FRONT = re.compile(r"---[ \t]*\n(?P<yaml>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -50,6 +51,7 @@ class Template:
             raise TextError(f"{self._name}:{wrong.place(self.leaf, first_line)}") from None
         used = [field for _, form in self._sections for field in form.fields]
         self.fields: tuple[str, ...] = tuple(dict.fromkeys(used))
+        self._names = frozenset(self.fields)
 
     def __repr__(self) -> str:
         return f"Template(id={self.id!r}, version={self.version!r}, fields={self.fields!r})"
@@ -77,23 +79,25 @@ class Template:
             raise TextError(
                 f"{self._name} is divided into chat messages; call messages(), not fill()"
             )
-        return _filled(self._form, self._args(values))
+        return self._filled(self._form, values)
 
     def messages(self, /, **values: str | int | float) -> list[tuple[str, Text]]:
         """The (role, content) of each section; an undivided template is one "user" message.
 
         Every section's fields are given at once. Raises TextError as `fill` does.
         """
-        args = self._args(values)
-        return [(role, _filled(form, args)) for role, form in self._sections]
+        return [(role, self._filled(form, values)) for role, form in self._sections]
 
-    def _args(self, values: dict[str, Any]) -> dict[str, Piece]:
-        if values.keys() != set(self.fields):
+    def _filled(self, form: Form, values: Mapping[str, Any]) -> Text:
+        if values.keys() != self._names:
             raise TextError(self._mismatch(values))
-        return {
-            name: value if type(value) is Text or type(value) is str else self._said(name, value)
-            for name, value in values.items()
-        }
+        args = tuple(
+            [
+                value if type(value := values[name]) in _PIECES else self._said(name, value)
+                for name in form.fields
+            ]
+        )
+        return make(form.weave(args), Fill(form, args))
 
     def _said(self, name: str, value: object) -> str:
         if isinstance(value, str):
@@ -105,7 +109,7 @@ class Template:
             "give a str, Text, int or float"
         )
 
-    def _mismatch(self, values: dict[str, Any]) -> str:
+    def _mismatch(self, values: Mapping[str, Any]) -> str:
         missing = [field for field in self.fields if field not in values]
         extra = [name for name in values if name not in self.fields]
         said = [f"field {name!r} is missing" for name in missing]
@@ -113,11 +117,6 @@ class Template:
             near = get_close_matches(name, missing or self.fields, n=1)
             said.append(f"no field {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
         return f"{self._name}: {'; '.join(said)}; its fields are {', '.join(self.fields) or 'none'}"
-
-
-def _filled(form: Form, values: dict[str, Piece]) -> Text:
-    args = tuple([values[field] for field in form.fields])
-    return make(form.weave(args), Fill(form, args))
 
 
 def _trimmed(text: str, lo: int, hi: int) -> tuple[int, int]:

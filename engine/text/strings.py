@@ -59,7 +59,10 @@ class Text(str):
         """
         if op == "literal" and not inputs and not params:
             return make(_piece(text), None)
-        return make(_piece(text), Leaf(op, tuple([cls(i) for i in inputs]), frozen(params)))
+        return make(
+            _piece(text),
+            Leaf(op, tuple([cls(i) for i in inputs]), frozen(params) if params else ()),
+        )
 
     @property
     def origin(self) -> Origin | None:
@@ -69,8 +72,7 @@ class Text(str):
             return Origin("literal", (), MappingProxyType({}))
         if not isinstance(node, Leaf):
             return None
-        params = dict(sorted((node.params or {}).items()))
-        return Origin(node.op, node.inputs, MappingProxyType(params))
+        return Origin(node.op, node.inputs, MappingProxyType(node.named_params()))
 
     @property
     def did(self) -> bytes:

@@ -58,8 +58,15 @@ def tile(text: Text, lo: int, hi: int) -> list[Span]:
 
 def _append(spans: list[Span], new: Span) -> None:
     """Add a span, joined to the last one if it goes on where that stops in the same leaf."""
-    if spans and spans[-1].leaf is new.leaf and spans[-1].leaf_stop == new.leaf_start:
+    if new.leaf_start and spans and _continues(spans[-1], new):
         last = spans[-1]
         new = Span(last.start, new.stop, new.leaf, last.leaf_start, new.leaf_stop)
         spans.pop()
     spans.append(new)
+
+
+def _continues(last: Span, new: Span) -> bool:
+    if last.leaf_stop != new.leaf_start:
+        return False
+    # By derivation, not identity: a graph must have the same spans after a round trip.
+    return last.leaf is new.leaf or (last.leaf == new.leaf and last.leaf.did == new.leaf.did)

@@ -70,7 +70,7 @@ def _graph_node(text: Text, inputs: tuple[bytes, ...]) -> GraphNode:
         case None:
             return GraphNode(did, "leaf", "literal", {}, inputs, text)
         case Leaf():
-            return GraphNode(did, node.kind, node.op, dict(node.params or {}), inputs, text)
+            return GraphNode(did, node.kind, node.op, node.named_params(), inputs, text)
         case Select(recipe=(op, *args), part=part, start=start):
             params = {"args": args, "part": part, "start": start, "stop": start + len(text)}
             return GraphNode(did, node.kind, op, params, inputs, text)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.text.errors import TextError
@@ -56,34 +57,37 @@ def digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=16, person=b"engine.text.%d" % FORMAT).digest()
 
 
-def frozen(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A copy of a leaf's parameters that nobody else holds.
+def frozen(params: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A leaf's parameters as the node keeps them: copied, flat and sorted by key.
 
     Raises TextError for what JSON cannot say.
     """
-    if not params:
-        return None
-    copy = dict(params)
-    for key, value in copy.items():
-        if type(value) in _SCALARS and type(key) is str:
-            continue
-        try:
-            if not isinstance(key, str):
-                raise TypeError("its name is not a str")
-            copy[key] = json.loads(encode(value).decode("utf-8", "surrogatepass"))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise TextError(f"parameter {key!r} of a leaf must be a JSON value: {error}") from error
-    return copy
+    flat: list[Any] = []
+    for key, value in sorted(params.items()):
+        scalar = isfinite(value) if type(value) is float else type(value) in _SCALARS
+        if not scalar or type(key) is not str:
+            value = _json_copy(key, value)
+        flat += (key, value)
+    return tuple(flat)
+
+
+def _json_copy(key: object, value: object) -> object:
+    try:
+        if not isinstance(key, str):
+            raise TypeError("its name is not a str")
+        return json.loads(encode(value).decode("utf-8", "surrogatepass"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TextError(f"parameter {key!r} of a leaf must be a JSON value: {error}") from error
 
 
 def _row(text: Text, ref: Callable[[Piece], object], chars: Callable[[str], object]) -> Row:
     node = text._node
     match node:
         case None:
-            return ["leaf", chars(text), "literal", [], None]
+            return ["leaf", chars(text), "literal", [], {}]
         case Leaf():
             refs = [ref(i) for i in node.inputs]
-            return ["leaf", chars(text), node.op, refs, node.params]
+            return ["leaf", chars(text), node.op, refs, node.named_params()]
         case Cat():
             return ["cat", [ref(piece) for piece in node.pieces]]
         case Fill(form=form):
@@ -120,7 +124,7 @@ def cached_did(piece: Piece) -> bytes:
     """The did of a piece whose own is cached or who needs no other: a literal."""
     node = piece._node if is_text(piece) else None
     if node is None:
-        return digest(encode(["leaf", str(piece), "literal", [], None]))
+        return digest(encode(["leaf", str(piece), "literal", [], {}]))
     if node.did is None:
         raise AssertionError("the did of an input must be computed before that of its user")
     return node.did

@@ -11,13 +11,14 @@ from engine.text import Template, Text, dumps, from_records, loads, to_records
 ROWS = int(os.environ.get("ENGINE_TEXT_ROWS", "100000"))  # 1000000 for the full check
 DEPTH = int(os.environ.get("ENGINE_TEXT_DEPTH", "200000"))  # 1000000 for the full check
 
+PARAMS = {"model": "m", "temperature": 0.5, "seed": 1, "sample": 0, "call_key": "k"}
 TEMPLATE = Template("Question: {q}\nAnswer: {a}\n", id="t")
 
 
 def _row(i: int) -> list[Text]:
     question = Text.leaf(f"q{i}", "source:f", params=None)
     prompt = TEMPLATE.fill(q=question, a="x")
-    reply = Text.leaf(f" yes {i} ", "call", inputs=(prompt,))
+    reply = Text.leaf(f" yes {i} ", "call", inputs=(prompt,), params=PARAMS)
     answer = reply.strip()
     return [
         question,

@@ -16,7 +16,7 @@ __all__ = ["critique", "pair", "plan", "prose_fault", "revision", "term", "topic
 
 Band = tuple[float, float]
 
-EXAMPLES = ("Nike", "Adidas", "Taj Mahal", "Ellora Caves", "Moleskine", "Leuchtturm")
+EXAMPLES = ("Nike", "Adidas", "Taj Mahal", "Ellora", "canoe", "kayak")
 """The terms of the prompts' own examples: small models copy them into what they write."""
 
 _PLACEHOLDER = re.compile(r"\{\{?[^{}]{0,40}\}?\}|\[(?:insert|your|name|term|topic)\b[^\]]{0,40}\]|<\|", re.I)

@@ -1,0 +1,150 @@
+"""Live progress: a table on a terminal, plain lines elsewhere; pulled from counters, never pushed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+if TYPE_CHECKING:
+    from engine.runs import Run
+
+__all__ = ["Progress"]
+
+LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
+
+
+class Progress:
+    """Shows a run's counters on stderr until its block ends."""
+
+    def __init__(self, run: Run, *, quiet: bool = False) -> None:
+        self._run = run
+        self._mode = "quiet" if quiet else "live" if sys.stderr.isatty() else "plain"
+        self._view: Any = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._mode == "live":
+            from rich.console import Console
+            from rich.live import Live
+
+            self._view = Live(
+                console=Console(stderr=True),
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+            )
+            self._view.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._view is not None:
+            self._view.__exit__(exc_type, exc, traceback)
+            self._view = None
+
+    async def live(self) -> None:
+        """Refresh until cancelled."""
+        import anyio
+
+        if self._mode == "quiet":
+            return
+        while True:
+            await anyio.sleep(LIVE_SECONDS if self._mode == "live" else PLAIN_SECONDS)
+            if self._mode == "live" and self._view is not None:
+                self._view.update(self._table(), refresh=True)
+            elif self._mode == "plain":
+                click.echo(self._line(), err=True)
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in (
+            "stage",
+            "in",
+            "out",
+            "rejected",
+            "dead",
+            "reused",
+            "running",
+            "rows/s",
+            "left",
+        ):
+            table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+        for key, row in self._rows():
+            table.add_row(key, *row)
+        seconds = time.monotonic() - self._started
+        calls = sum(c.calls for c in self._run.counters.values())
+        out = sum(c.out_tokens for c in self._run.counters.values())
+        table.caption = (
+            f"{self._run.pipeline.name}: {self._run.finished} finished, {calls} calls, "
+            f"{out} tokens out, {clock(seconds)}"
+        )
+        table.caption_justify = "left"
+        return table
+
+    def _rows(self) -> list[tuple[str, list[str]]]:
+        seconds = max(time.monotonic() - self._started, 1e-6)
+        rows = []
+        for key, c in self._run.counters.items():
+            wired = self._run.pipeline.stages[key]
+            settled = c.out if wired.kind == "source" else c.received - c.in_flight
+            rate = settled / seconds
+            left = "done" if c.done else self._left(key, rate)
+            mark = "✓" if c.done else "·"
+            received = "" if wired.kind == "source" else str(c.received)
+            out = "" if wired.spec.is_sink else str(c.out)
+            rejected = c.rejected + c.rejected_children
+            rows.append(
+                (
+                    f"{mark} {key}",
+                    [
+                        received,
+                        out,
+                        str(rejected or ""),
+                        str(c.dead or ""),
+                        str(c.reused or ""),
+                        str(c.in_flight or ""),
+                        f"{rate:.1f}" if rate < 100 else f"{rate:.0f}",
+                        left,
+                    ],
+                )
+            )
+        return rows
+
+    def _left(self, key: str, rate: float) -> str:
+        """Return the time that the rows made so far still need, once no more can come."""
+        wired = self._run.pipeline.stages[key]
+        ups = [self._run.counters[name] for name in (wired.source.stages if wired.source else ())]
+        if not ups or not all(up.done for up in ups) or rate <= 0:
+            return "…"
+        waiting = sum(up.out for up in ups) - self._run.counters[key].received
+        return clock((waiting + self._run.counters[key].in_flight) / rate)
+
+    def _line(self) -> str:
+        parts = []
+        for key, c in self._run.counters.items():
+            rejected = c.rejected + c.rejected_children
+            part = f"{key} {c.out or c.received}"
+            part += f" (-{rejected})" if rejected else ""
+            part += f" (dead {c.dead})" if c.dead else ""
+            parts.append(part + (" done" if c.done else ""))
+        return f"[{clock(time.monotonic() - self._started)}] " + ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as 12s, 3m05s or 2h07m."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,0 +1,126 @@
+"""`engine run FILE`: run, show progress, sum up. stdout is data, stderr is talk."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from engine.runs import Run, Summary
+
+__all__ = ["command"]
+
+
+@click.command("run")
+@click.argument("file", type=click.Path())
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Take the first N source rows."
+)
+@click.option("--fresh", is_flag=True, help="Start anew: reuse nothing that earlier runs made.")
+@click.option("--plugin", "plugins", multiple=True, metavar="NAME", help="Load a plugin, too.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, no summary; only errors.")
+def command(
+    file: str,
+    overrides: tuple[str, ...],
+    limit: int | None,
+    fresh: bool,
+    plugins: tuple[str, ...],
+    quiet: bool,
+) -> int:
+    """Run a pipeline. Running it again reuses what is still valid and does the rest.
+
+    A pipeline without a sink prints its finished rows on stdout, one JSON object a line.
+    """
+    import anyio
+
+    from engine.runs import open_run
+
+    run = open_run(file, set=overrides, limit=limit, fresh=fresh, plugins=plugins)
+    return anyio.run(_run, run, file, quiet)
+
+
+async def _run(run: Run, file: str, quiet: bool) -> int:
+    import anyio
+
+    from engine.cli.progress import Progress
+    from engine.cli.summary import print_summary
+
+    prints = not any(stage.spec.is_sink for stage in run.pipeline.stages.values())
+    stopped: list[int] = []
+    summary: Summary | None = None
+    progress = Progress(run, quiet=quiet)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_signals, run, stopped, tasks.cancel_scope, file)
+            with progress:
+                tasks.start_soon(progress.live)
+                async with run:
+                    if prints:
+                        await _print_rows(run)
+                    summary = await run.finish()
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        from engine.runs import first_error
+
+        error = first_error(group)
+        if isinstance(error, BaseExceptionGroup):
+            raise
+        raise error from None
+    finally:
+        if not quiet:
+            print_summary(run.summary)
+    if stopped:
+        click.echo(f"engine: stopped; `engine run {file}` goes on from here", err=True)
+        return 128 + stopped[0]
+    return summary.exit_code if summary is not None else 1
+
+
+async def _print_rows(run: Run) -> None:
+    import orjson
+
+    from engine.store.codec import plain
+
+    async for row in run:
+        record = {"row_id": row.row_id} | {name: plain(value) for name, value in row.fields.items()}
+        try:
+            line = orjson.dumps(record)
+        except TypeError:  # lone surrogates
+            import json
+
+            line = json.dumps(record).encode()
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+
+
+async def _signals(run: Run, stopped: list[int], scope: object, file: str) -> None:
+    """Drain on the first signal; stop at once on the second."""
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            stopped.append(int(number))
+            if len(stopped) == 1:
+                click.echo(
+                    "engine: stopping: what is in flight is finished first (again: stop at once)",
+                    err=True,
+                )
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_second, run, stopped, tasks.cancel_scope)
+                    await run.drain()
+                    tasks.cancel_scope.cancel()
+                return
+
+
+async def _second(run: Run, stopped: list[int], scope: object) -> None:
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            stopped.append(int(number))
+            run.stop()
+            scope.cancel()  # type: ignore[attr-defined]
+            return

@@ -1,0 +1,207 @@
+"""`engine trace RUN ROW`: where each phrase of a finished row came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine.cli import visible
+
+if TYPE_CHECKING:
+    from engine.store.protocol import RowRecord
+    from engine.store.sqlite import ReadOnlyStore
+    from engine.text import Text
+
+__all__ = ["command"]
+
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan", "bright_green")
+
+
+@click.command("trace")
+@click.argument("run")
+@click.argument("row", required=False)
+@click.option("--field", "only", metavar="NAME", help="Show one field alone, such as `chosen`.")
+@click.option("--depth", default=2, show_default=True, help="How many prompts to look behind.")
+def command(run: str, row: str | None, only: str | None, depth: int) -> int:
+    """Show which reply, template, source or stage made each phrase of a row.
+
+    RUN is FILE or FILE@ID. ROW is the beginning of a row's id, or its number (1 is the first);
+    left out, the finished rows are listed.
+    """
+    from rich.console import Console
+
+    store, number = open_finished(run)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        records = list(store.rows(fate="finished", run=number))
+        if not records:
+            click.echo(f"engine: {run} has no finished rows", err=True)
+            return 1
+        if row is None:
+            _list(console, records)
+            return 0
+        record = _chosen(records, row)
+        _Trace(console, depth).show(record, only)
+    finally:
+        store.close()
+    return 0
+
+
+def open_finished(run: str) -> tuple[ReadOnlyStore, int]:
+    """Return the store and run number of `FILE` or `FILE@ID`. Raises InputError or StoreError."""
+    from engine.errors import InputError
+    from engine.loader import load
+    from engine.pipeline import read_pipeline
+    from engine.store import find_runs
+
+    file, at, number = run.rpartition("@")
+    if not (at and number.isdigit()):
+        file, number = run, ""
+    document = load(file)
+    name = document.value.get("name") if isinstance(document.value, dict) else None
+    if not isinstance(name, str):
+        read_pipeline(document)  # says what is wrong with it
+    try:
+        read_pipeline(load(file))  # the plugins define the models that rows hold
+    except InputError as error:
+        click.echo(f"engine: note: {error}", err=True)
+    store = find_runs(Path(document.folder) / ".engine" / str(name))
+    runs = [record.id for record in store.runs()]
+    chosen = int(number) if number else max(runs, default=0)
+    if chosen not in runs:
+        store.close()
+        known = ", ".join(map(str, runs)) or "none"
+        raise InputError(f"{file} has no run {chosen} (runs: {known})")
+    return store, chosen
+
+
+def _chosen(records: list[RowRecord], row: str) -> RowRecord:
+    from engine.errors import InputError
+
+    if row.isdigit() and len(row) < 6:
+        if not 1 <= int(row) <= len(records):
+            raise InputError(f"there is no row {row}: the run has {len(records)} finished rows")
+        return records[int(row) - 1]
+    found = [r for r in records if r.row_id.hex().startswith(row.lower())]
+    if len(found) != 1:
+        many = f"{len(found)} finished rows begin" if found else "no finished row begins"
+        raise InputError(f"{many} with {row!r}: `engine trace RUN` lists them")
+    return found[0]
+
+
+def _list(console: Any, records: list[RowRecord]) -> None:
+    from rich.text import Text as Painted
+
+    for i, record in enumerate(records, 1):
+        excerpt = " · ".join(str(t).replace("\n", " ")[:40] for _, t in texts(record.fields))
+        line = Painted(f"{i:>4} ", "dim")
+        line.append(record.row_id.hex()[:12], "bold").append(f"  {visible(excerpt)[:100]}")
+        console.print(line)
+
+
+def texts(value: Any, path: str = "") -> Iterator[tuple[str, Text]]:
+    """Yield (path, text) of every text in a field value, such as `chosen[0].content`."""
+    from pydantic import BaseModel
+
+    from engine.text import Text
+
+    if isinstance(value, Text):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        yield from texts(value.__dict__, path)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from texts(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from texts(item, f"{path}[{i}]")
+
+
+class _Trace:
+    """Paints texts by source, numbers the sources, and tells what each one is."""
+
+    def __init__(self, console: Any, depth: int) -> None:
+        self._console, self._depth = console, depth
+        self._numbers: dict[bytes, int] = {}
+        self._leaves: list[tuple[Text, int]] = []
+
+    def show(self, record: RowRecord, only: str | None) -> None:
+        """Print the row's texts, then the legend."""
+        from rich.text import Text as Painted
+
+        from engine.errors import InputError, nearest
+
+        fields = record.fields
+        if only is not None:
+            if only not in fields:
+                raise InputError(
+                    f"the row has no field {only!r}{nearest(only, fields, say='; did you mean {}?')}"
+                )
+            fields = {only: fields[only]}
+        self._console.print(Painted(f"row {record.row_id.hex()}", "bold"))
+        for path, text in texts(dict(fields)):
+            self._console.print(Painted(path, "dim"))
+            self._console.print(self._painted(text, 0))
+        self._console.print()
+        shown = 0
+        while shown < len(self._leaves):
+            leaf, depth = self._leaves[shown]
+            shown += 1
+            self._tell(leaf, shown, depth)
+
+    def _number(self, leaf: Text, depth: int) -> int:
+        did = leaf.did
+        if did not in self._numbers:
+            self._leaves.append((leaf, depth))
+            self._numbers[did] = len(self._leaves)
+        return self._numbers[did]
+
+    def _painted(self, text: Text, depth: int) -> Any:
+        from rich.text import Text as Painted
+
+        line = Painted("  ")
+        for span in text.spans():
+            number = self._number(span.leaf, depth)
+            colour = COLOURS[(number - 1) % len(COLOURS)]
+            line.append(visible(str(text)[span.start : span.stop]), colour)
+            line.append(f"[{number}]", f"dim {colour}")
+        return line
+
+    def _tell(self, leaf: Text, number: int, depth: int) -> None:
+        from rich.text import Text as Painted
+
+        line = Painted(f"[{number}] ", COLOURS[(number - 1) % len(COLOURS)])
+        self._console.print(line.append(visible(describe(leaf)), ""))
+        origin = leaf.origin
+        if origin is None or not origin.inputs or depth >= self._depth:
+            return
+        roles = origin.params.get("roles", [])
+        for i, read in enumerate(origin.inputs):
+            role = roles[i] if i < len(roles) else "begins" if origin.op == "call" else "from"
+            prompt = self._painted(read, depth + 1)
+            self._console.print(Painted(f"    {role}:", "dim").append_text(prompt))
+
+
+def describe(leaf: Text) -> str:
+    """Return one sentence on where a leaf's characters were made."""
+    origin = leaf.origin
+    if origin is None:
+        return "an operation that changed the characters"
+    params = origin.params
+    match origin.op:
+        case "call":
+            stage = f" in stage {params['stage']}" if params.get("stage") else ""
+            return (
+                f"reply of {params.get('model', '?')}{stage}: sample {params.get('sample')}, "
+                f"finish {params.get('finish')}, call {str(params.get('call', ''))[:12]}"
+            )
+        case "template":
+            version = f" version {params['version']}" if params.get("version") else ""
+            return f"prompt template {params.get('id') or '(unnamed)'}{version}"
+        case "literal":
+            return "literal in the code"
+    where = ", ".join(f"{name} {value}" for name, value in params.items())
+    return origin.op.replace(":", " ", 1) + (f" ({where})" if where else "")

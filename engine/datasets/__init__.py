@@ -1,0 +1,17 @@
+"""Reading and writing datasets: `dataset.read` and `dataset.write`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine.hookspecs import hookimpl
+
+__all__ = ["engine_stages"]
+
+
+@hookimpl
+def engine_stages() -> Sequence[Callable[..., Any]]:
+    """Return the stages of the namespace `dataset`."""
+    from engine.datasets.reading import read
+    from engine.datasets.writing import write
+
+    return [read, write]
