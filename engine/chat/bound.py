@@ -18,7 +18,7 @@ import anyio
 from pydantic import BaseModel
 
 from engine.chat.limiter import Limiter
-from engine.chat.protocol import Answer, Chat, Feature, Reply, Request, Sampling, need
+from engine.chat.protocol import Answer, Chat, Feature, Reply, Request, Sampling, closed, need
 from engine.errors import ChatError
 from engine.keys import canonical, digest
 from engine.rows import Message, Row
@@ -36,10 +36,15 @@ class Endpoint(Chat, abc.ABC):
 
     sampling: Sampling = Sampling()
     limiter: Limiter
+    surrogates: int = 0
+    """Lone surrogates in prompts that were sent as U+FFFD, because UTF-8 cannot carry them."""
 
     @abc.abstractmethod
     async def send(self, request: Request) -> Answer:
-        """Return the answer to one request; raises ChatError, `retryable` where trying again may help."""
+        """Return the answer to one request, which holds no lone surrogates.
+
+        Raises ChatError, `retryable` where trying again may help.
+        """
 
     async def __aenter__(self) -> Self:
         """Open the endpoint."""
@@ -83,15 +88,22 @@ class Endpoint(Chat, abc.ABC):
 
     def for_row(self, row: Row) -> Chat:
         """Return the view for one row, outside a run."""
-        return Bound(self, Context("", row.row_id))
+        return Bound(self, Context("")).for_row(row)
 
 
 class Bound(Chat):
     """An endpoint as one execution of a stage sees it: its calls are booked, replayed, refused."""
 
-    def __init__(self, endpoint: Endpoint, ctx: Context) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        ctx: Context,
+        row_id: str | None = None,
+        seen: Counter[tuple[str, bytes]] | None = None,
+    ) -> None:
         self._endpoint, self._ctx = endpoint, ctx
-        self._seen: Counter[bytes] = Counter()
+        self._row_id = ctx.row_id if row_id is None else row_id
+        self._seen = Counter() if seen is None else seen
 
     @property
     def identity(self) -> str:
@@ -121,7 +133,9 @@ class Bound(Chat):
 
     def for_row(self, row: Row) -> Chat:
         """Return the view that books its calls on `row`."""
-        return Bound(self._endpoint, dataclasses.replace(self._ctx, row_id=row.row_id))
+        # The same context, so that there is one clock, and the same counts, so that a second view
+        # of a row goes on counting where the first stopped.
+        return Bound(self._endpoint, self._ctx, row.row_id, self._seen)
 
     async def complete(
         self,
@@ -150,7 +164,7 @@ class Bound(Chat):
             messages=tuple(messages),
             prefix=prefix,
             sampling=(sampling or Sampling()).over(self._endpoint.sampling),
-            schema=schema.model_json_schema() if schema else None,
+            schema=closed(schema.model_json_schema()) if schema else None,
             grammar=grammar,
             top_logprobs=top_logprobs,
         )
@@ -166,23 +180,29 @@ class Bound(Chat):
         if n == 1:
             return (await self._sample(request, prefix, call, samples[0]),)
         replies: dict[int, Reply] = {}
+        errors: list[Exception] = []
 
         async def one(sample: int) -> None:
-            replies[sample] = await self._sample(request, prefix, call, sample)
+            try:
+                replies[sample] = await self._sample(request, prefix, call, sample)
+            except Exception as error:  # let the others finish: what they return is paid
+                errors.append(error)
 
         async with anyio.create_task_group() as tasks:
             for sample in samples:
                 tasks.start_soon(one, sample)
+        if errors:
+            raise errors[0]
         return tuple(replies[sample] for sample in samples)
 
     def _call_key(self, request: Request, key: str | None) -> bytes:
         asked = digest("request", self.identity, canonical(request.canonical()))
         if key is None:
-            occurrence = f"#{self._seen[asked]}"
-            self._seen[asked] += 1
+            occurrence = f"#{self._seen[self._row_id, asked]}"
+            self._seen[self._row_id, asked] += 1
         else:
             occurrence = f"={key}"
-        return digest("call", asked, self._ctx.stage_key, self._ctx.row_id, occurrence)
+        return digest("call", asked, self._ctx.stage_key, self._row_id, occurrence)
 
     async def _sample(self, request: Request, prefix: str, call: bytes, sample: int) -> Reply:
         ctx, sampling = self._ctx, request.sampling
@@ -194,7 +214,8 @@ class Bound(Chat):
         stored = ctx.calls.replay(call, sample)
         if stored is None:
             answer = await self._pay(dataclasses.replace(request, sampling=sampling))
-            await ctx.calls.record(call, sample, answer.dumps())
+            with anyio.CancelScope(shield=True):  # it is paid: a timeout must not lose it
+                await ctx.calls.record(call, sample, answer.dumps())
         else:
             answer = Answer.loads(stored)
             ctx.counters.replayed += 1
@@ -226,6 +247,11 @@ class Bound(Chat):
         )
 
     async def _pay(self, request: Request) -> Answer:
+        request, surrogates = request.sendable()
+        if surrogates:
+            self._endpoint.surrogates += surrogates
+            self._ctx.counters.sanitised["prompt"] += surrogates
+
         async def attempt() -> Answer:
             answer = await self._endpoint.send(request)
             self._ctx.counters.spend(answer.usage)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -19,6 +20,9 @@ __all__ = ["Answer", "Chat", "Feature", "Reply", "Request", "Sampling", "TokenLo
 
 Feature = Literal["banned", "grammar", "logprobs", "prefix", "schema", "seed"]
 """What an endpoint may have beyond plain completion; `chat.can` says which."""
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Sampling(BaseModel):
@@ -68,6 +72,31 @@ class Request:
             "grammar": self.grammar,
             "top_logprobs": self.top_logprobs,
         } | ({} if self.sampling.seed is None else {"seed": self.sampling.seed})
+
+    def sendable(self) -> tuple[Request, int]:
+        """Return the request as UTF-8 can carry it, and how many lone surrogates became U+FFFD."""
+        replaced = 0
+
+        def clean(text: str) -> str:
+            nonlocal replaced
+            cleaned, count = _SURROGATES.subn("\N{REPLACEMENT CHARACTER}", text)
+            replaced += count
+            return cleaned
+
+        sampling = {
+            "stop": tuple(map(clean, self.sampling.stop)),
+            "banned": tuple(map(clean, self.sampling.banned)),
+        }
+        request = replace(
+            self,
+            messages=tuple(
+                Message(role=m.role, content=Text(clean(m.content))) for m in self.messages
+            ),
+            prefix=clean(self.prefix),
+            sampling=self.sampling.model_copy(update=sampling),
+            grammar=None if self.grammar is None else clean(self.grammar),
+        )
+        return (request, replaced) if replaced else (self, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +160,7 @@ class Reply:
         raise BadReply(reason)
 
     def parse(self, model: type[M]) -> M:
-        """Return the pydantic model in this reply, its Text fields aligned to the reply's characters.
+        """Return the pydantic model in this reply, its Text fields aligned to its characters.
 
         Raises BadReply, refusing the reply, where it holds no JSON or not the model's.
         """
@@ -149,7 +178,7 @@ class Reply:
 
 
 class Chat(Resource, Protocol):
-    """A chat model. One `complete` for all: samples, prefixes, structured replies, log-probabilities."""
+    """A chat model; one `complete` for samples, prefixes, structured replies, log-probabilities."""
 
     @property
     def can(self) -> frozenset[Feature]:
@@ -186,3 +215,17 @@ def need(chat: Chat, feature: Feature) -> None:
     if feature not in chat.can:
         have = ", ".join(sorted(chat.can)) or "none"
         raise ChatError(f"{chat.identity} has no {feature} (it has: {have})")
+
+
+def closed(schema: Any) -> Any:
+    """Return a JSON Schema whose objects have no other properties than they name.
+
+    Without this, a model that is held to the schema may add properties until its tokens end.
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: closed(value) for name, value in schema.items()}
+    named = schema.get("type") == "object" and "properties" in schema
+    return {"additionalProperties": False} | inner if named else inner

@@ -133,6 +133,8 @@ class SqliteStore:
             raise
         self._thread = anyio.CapacityLimiter(1)
         self._wake = anyio.Event()
+        # Shielded: whatever is cancelled around the store, what is queued is committed until close.
+        self._writing = anyio.CancelScope(shield=True)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._write_groups)
@@ -146,7 +148,7 @@ class SqliteStore:
     ) -> None:
         """Commit what is queued, and close."""
         self._tasks.cancel_scope.shield = True
-        self._tasks.cancel_scope.cancel()
+        self._writing.cancel()
         await self._tasks.__aexit__(None, None, None)
         with anyio.CancelScope(shield=True):
             try:
@@ -226,10 +228,10 @@ class SqliteStore:
             raise StoreError(f"the store failed: {self._failed}") from self._failed
 
     async def _write_groups(self) -> None:
-        while True:
-            await self._wake.wait()
-            await anyio.sleep(GROUP_SECONDS)
-            with anyio.CancelScope(shield=True):
+        with self._writing:
+            while True:
+                await self._wake.wait()
+                await anyio.sleep(GROUP_SECONDS)
                 await self._commit_queue()
 
     async def _commit_queue(self) -> None:
@@ -238,7 +240,10 @@ class SqliteStore:
         size, self._committing = self._backlog, self._committed
         self._committed = anyio.Event()
         try:
-            await anyio.to_thread.run_sync(self._commit, group, limiter=self._thread)
+            if self._writer is self._reader:  # in memory: one connection, which one thread may use
+                self._commit(group)
+            else:
+                await anyio.to_thread.run_sync(self._commit, group, limiter=self._thread)
         except apsw.Error as error:  # never retried: what a failed fsync left behind is unknown
             self._failed = error
             self._committed.set()

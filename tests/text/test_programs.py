@@ -147,6 +147,9 @@ STEPS: dict[str, st.SearchStrategy[Step]] = {
         lambda i, w, s: (
             lambda p: [
                 Text(w.replace("{", "{{") + "{}-{x" + s + "}{{").format(_pick(p, i), x=p[-1]),
+                (SOURCES[0] + "{!s}" + SOURCES[7] + "}}{x" + s + "}" + SOURCES[3]).format(
+                    w, x=p[-1]
+                ),
                 Text("{1}{0!r:.3}{1:>{2}}").format(w, _pick(p, i), 30),
                 Text("{a}").format_map({"a": _pick(p, i)}),
                 Text(format(_pick(p, i), s[1:])),
@@ -160,6 +163,7 @@ STEPS: dict[str, st.SearchStrategy[Step]] = {
         lambda i, w, s: (
             lambda p: [
                 Text(w.replace("%", "%%") + s + "|%r %d").__mod__((_pick(p, i), w, 3)),
+                (SOURCES[0] + "%%" + SOURCES[7] + s + SOURCES[3]) % p[-1],
                 "<%s>" % _pick(p, i),  # noqa: UP031 - the idiom under test
                 Text("%(a)s%%").__mod__({"a": p[-1]}),
                 Text("%-*s").__mod__((9, p[-1])),
@@ -312,4 +316,13 @@ def test_slices_compose(made: list[Text], bounds: list[tuple[int, int | None]]) 
         for lo, hi in bounds:
             cut, plain = cut[lo:hi], plain[lo:hi]
         assert cut == plain
-        assert len(cut.graph().nodes) <= len(text.graph().nodes) + 1
+        graph = cut.graph()
+        assert len(graph.nodes) <= len(text.graph().nodes) + 1
+        if len(graph.nodes) == len(text.graph().nodes):
+            continue  # nothing was cut, or the text is itself a slice
+        node, other, want = graph.nodes[-1], "0123456789" * 3, "0123456789" * 3
+        for lo, hi in bounds:
+            want = want[lo:hi]
+        start, stop = node.params["start"], node.params["stop"]
+        recipes = {"slice": node.params["args"] or [start, stop], "tail": [start, None]}
+        assert other[slice(*recipes[node.op])] == want, "the recipe must work on a changed parent"

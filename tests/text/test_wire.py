@@ -178,6 +178,9 @@ def test_records_stop_at_what_is_known() -> None:
     more = (text + " more")[2:]
     assert len(list(to_records(more, store.__contains__))) == 2
     assert len(store) < len(text.graph().nodes), "short literals need no record"
+    twins = [Text.leaf("a" * 99, "source", params={"n": 1}) for _ in range(2)]
+    dids = [did for did, _ in to_records(twins[0] + twins[1], store.__contains__)]
+    assert len(dids) == len(set(dids)) == 2
     (only,) = to_records(Text("lit"), store.__contains__)
     assert from_records(only[0], dict([only]).__getitem__, {}) == "lit"
 
@@ -233,3 +236,11 @@ def test_parameters_are_copied_and_must_be_json() -> None:
     for wrong in (float("nan"), object(), {1, 2}, b"x"):
         with pytest.raises(TextError, match="'bad'"):
             Text.leaf("x", "call", params={"bad": wrong})
+
+
+def test_spans_do_not_depend_on_which_object_a_leaf_is() -> None:
+    literal = Text("ab cd")
+    text = literal[:2] + literal[2:]
+    assert [(s.start, s.stop) for s in text.spans()] == [(0, 5)]
+    (again,) = loads(dumps(text))
+    assert [(s.start, s.stop) for s in again.spans()] == [(0, 5)]

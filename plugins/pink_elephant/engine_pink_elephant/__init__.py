@@ -16,6 +16,7 @@ def engine_stages() -> Sequence[Callable[..., Any]]:
     return [
         planning.topics,
         planning.pairs,
+        planning.aliases,
         planning.unique_pairs,
         planning.plans,
         writing.dialogue,

@@ -1,4 +1,4 @@
-"""The axes of a conversation: sampled in code, since a model left alone writes one plan many times."""
+"""The axes of a conversation: sampled in code, since a model left alone repeats one plan."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Point(NamedTuple):
 
 def sample(rng: random.Random, count: int) -> Iterator[Point]:
     """Return distinct points of the design; once it is used up, it is shuffled again."""
-    design = [Point(p, g, o, *shift) for p, g, o, shift in product(PERSONAS, GOALS, OPENINGS, SHIFTS)]
+    design = [Point(p, g, o, *s) for p, g, o, s in product(PERSONAS, GOALS, OPENINGS, SHIFTS)]
     while count > 0:
         yield from rng.sample(design, min(count, len(design)))
         count -= len(design)

@@ -7,49 +7,62 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from engine_pink_elephant import mentions, prose
 from engine_pink_elephant.rows import Pair
 
-__all__ = ["critique", "pair", "plan", "prose_fault", "revision", "term", "topic", "turn"]
-
-Band = tuple[float, float]
+__all__ = ["Bands", "critique", "pair", "plan", "prose_fault", "revision", "term", "topic", "turn"]
 
 EXAMPLES = ("Nike", "Adidas", "Taj Mahal", "Ellora", "canoe", "kayak")
 """The terms of the prompts' own examples: small models copy them into what they write."""
 
-_PLACEHOLDER = re.compile(r"\{\{?[^{}]{0,40}\}?\}|\[(?:insert|your|name|term|topic)\b[^\]]{0,40}\]|<\|", re.I)
+_PLACEHOLDER = re.compile(
+    r"\{\{?[^{}]{0,40}\}|\[(?:insert|your|name|term|topic)\b[^\]]{0,40}\]|<\|", re.I
+)
+_SCAFFOLD = re.compile(
+    r"\b(?:user|agent|assistant|wanted|to avoid|critique|revision|plan|(?:first|second) term):"
+    r"|\b(?:first|second|wanted) term\b",
+    re.I,
+)
 _REFUSAL = re.compile(
-    r"\bas an ai\b|\bi(?:'m| am) (?:sorry|unable|not able|not allowed|just an ai)\b|\bi apologi[sz]e\b"
-    r"|\bi (?:can(?:no|')t|could not|will not|won't) (?:help|assist|talk|discuss|mention|answer|comment)\b",
+    r"\bas an ai\b|\bi apologi[sz]e\b"
+    r"|\bi(?:'m| am) (?:sorry|unable|not able|not allowed|just an ai)\b"
+    r"|\bi (?:can(?:no|')t|could not|will not|won't) "
+    r"(?:help|assist|talk|discuss|mention|answer|comment)\b",
     re.I,
 )
 _LEAK = re.compile(
-    r"\bthe (?:reply|critique|revision|rewrite|new reply|last reply|(?:first|second|wanted|other) term)\b"
-    r"|\b(?:system prompt|my (?:instructions|guidelines))\b|\bi(?: was|'ve been| have been| am|'m) "
-    r"(?:told|instructed|asked|supposed|not supposed) (?:not )?to\b"
-    r"|\b(?:keep to|avoid|critique|plan|revision|user|agent|assistant):",
+    r"\b(?:the|this|your|my) (?:(?:last|new) )?(?:reply|critique|revision|rewrite)\b"
+    r"|\b(?:system prompt|my (?:instructions|guidelines))\b"
+    r"|\bi(?: was|'ve been| have been| am|'m) (?:not )?"
+    r"(?:told|instructed|asked|supposed) (?:not )?to\b",
     re.I,
 )
 _COY = re.compile(
-    r"\bthe other (?:one|brand|option|company|product)\b|\bthe one (?:that )?you (?:mentioned|asked|named)\b"
+    r"\bthe other (?:one|brand|option|company|product)\b"
+    r"|\bthe one (?:that )?you (?:mentioned|asked|named)\b"
     r"|\bthat which shall not\b|\byou.know.(?:what|who)\b|\bthe (?:competitor|rival)\b",
     re.I,
 )
-_ASKS = re.compile(r"\?|\b(?:tell me|explain|compare|recommend|suggest|show me|let me know|i wonder)\b", re.I)
+_ASKS = re.compile(
+    r"\?|\b(?:tell me|explain|compare|recommend|suggest|show me|let me know|i wonder)\b", re.I
+)
 _TERM = re.compile(r"[^\W_][\w .,'’&+#!/®-]*")  # noqa: RUF001
 
 
 def prose_fault(text: str, *, longest: int = 2000) -> str | None:
-    """Return what makes a text unfit for any use: empty, too long, control characters, debris."""
+    """Return what makes a text unfit for any use: length, control characters, debris, a loop."""
     if not text.strip():
         return "empty"
     if len(text) > longest:
         return "too_long"
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Co", "Cn") and char not in "\n\t" for char in text):
+    if any(char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs") for char in text):
         return "unprintable"
-    return "placeholder" if _PLACEHOLDER.search(text) else "repetitive" if prose.repeats(text) else None
+    if _PLACEHOLDER.search(text) or _SCAFFOLD.search(text):
+        return "debris"
+    return "repetitive" if prose.repeats(text) else None
 
 
 def term(text: str, *, words: int = 4) -> str | None:
@@ -61,15 +74,15 @@ def term(text: str, *, words: int = 4) -> str | None:
     return None
 
 
-def topic(text: str, known: Iterable[str]) -> str | None:
-    """Return why a text is no new topic."""
+def topic(text: str, known: Collection[str]) -> str | None:
+    """Return why a text is no new topic; `known` holds the `key` of each."""
     if fault := term(text):
         return fault
-    return "topic_repeated" if any(key(text) == key(other) for other in known) else None
+    return "topic_repeated" if key(text) in known else None
 
 
-def pair(made: Pair, known: Iterable[Pair] = ()) -> str | None:
-    """Return why two terms are no pair: the same, one within the other, copied, or known already."""
+def pair(made: Pair, known: Collection[tuple[str, ...]] = ()) -> str | None:
+    """Return why two terms are no new pair; `known` holds the `pair_key` of each."""
     if fault := term(made.desired) or term(made.pink):
         return fault
     if key(made.desired) == key(made.pink):
@@ -81,7 +94,7 @@ def pair(made: Pair, known: Iterable[Pair] = ()) -> str | None:
         return "aliases_overlap"
     if copied(made.desired) or copied(made.pink):
         return "copied_example"
-    return "pair_repeated" if any(pair_key(made) == pair_key(other) for other in known) else None
+    return "pair_repeated" if pair_key(made) in known else None
 
 
 def plan(text: str, of: Pair) -> str | None:
@@ -111,8 +124,8 @@ def turn(text: str, at: int, turns: int, of: Pair) -> str | None:
 
 
 def critique(text: str, quotes: Sequence[str | None], of: Pair) -> str | None:
-    """Return why a text is no critique; `quotes` are its quotes, None where the reply has no such words."""
-    if fault := prose_fault(text) or foreign(text, of):
+    """Return why a text is no critique; a quote is None where the last turn has no such words."""
+    if fault := foreign(text, of):
         return fault
     if not quotes:
         return "no_quote"
@@ -121,8 +134,16 @@ def critique(text: str, quotes: Sequence[str | None], of: Pair) -> str | None:
     return None if any(q and of.names_pink(q) for q in quotes) else "quote_without_pink"
 
 
+class Bands(NamedTuple):
+    """How far a revision may go from the original."""
+
+    similarity: tuple[float, float]
+    length: tuple[float, float]
+    """Of the revision against the original."""
+
+
 def revision(
-    text: str, original: str, earlier: Iterable[str], of: Pair, *, similar: Band, length: Band
+    text: str, original: str, earlier: Iterable[str], of: Pair, bands: Bands
 ) -> str | None:
     """Return why a text cannot stand in for the agent's last turn."""
     if fault := prose_fault(text):
@@ -139,9 +160,10 @@ def revision(
         return "coy_reference"
     if any(key(text) == key(said) for said in earlier):
         return "echo"
-    if not length[0] <= len(text) / len(original) <= length[1]:
+    if not bands.length[0] <= len(text) / len(original) <= bands.length[1]:
         return "length_off"
-    return None if similar[0] <= prose.similarity(text, original) <= similar[1] else "similarity_off"
+    least, most = bands.similarity
+    return None if least <= prose.similarity(text, original) <= most else "similarity_off"
 
 
 def leak(text: str) -> str | None:
@@ -150,8 +172,9 @@ def leak(text: str) -> str | None:
 
 
 def foreign(text: str, of: Pair) -> str | None:
-    """Return `copied_example` where a text names a term of the prompts' examples that is not its own."""
-    return "copied_example" if copied(text) and not (copied(of.desired) or copied(of.pink)) else None
+    """Return `copied_example` where a text names a term of the prompts' examples, not its own."""
+    own = copied(of.desired) or copied(of.pink)
+    return "copied_example" if not own and copied(text) else None
 
 
 def copied(text: str) -> bool:
@@ -161,7 +184,8 @@ def copied(text: str) -> bool:
 
 def key(text: str) -> str:
     """Return a text as it is compared: letters and digits only, small, without a plural s."""
-    return "".join(char for char in unicodedata.normalize("NFKD", text).casefold() if char.isalnum()).rstrip("s")
+    folded = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(char for char in folded if char.isalnum()).rstrip("s")
 
 
 def pair_key(of: Pair) -> tuple[str, ...]:

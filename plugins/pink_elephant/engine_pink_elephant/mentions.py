@@ -1,7 +1,7 @@
 """Where a text names a term: the one question on which every gate of this plugin rests.
 
-A plain search misses "Adidas'", "Coca Cola" for "Coca-Cola", "g-o-l-f" and a Cyrillic "о"; here text
-and term are folded alike, and the places found are mapped back to the text as it was written.
+A plain search misses "Adidas'", "Coca Cola" for "Coca-Cola", "g-o-l-f" and letters of other scripts
+that look Latin; here text and term are folded alike, and what is found is mapped back to the text.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ def _folded(text: str) -> tuple[str, Sequence[int]]:
     places: list[int] = []
     for place, char in enumerate(str(text)):
         for part in unicodedata.normalize("NFKD", char.translate(_PLAIN)):
-            if unicodedata.category(part) not in ("Mn", "Me", "Cf"):  # accents, zero-width characters
+            if unicodedata.category(part) not in (
+                "Mn",
+                "Me",
+                "Cf",
+            ):  # accents, zero-width characters
                 chars.append(part.translate(_LOOKALIKES))
                 places.append(place)
     return "".join(chars), places
@@ -88,7 +92,9 @@ def _forms(term: str) -> list[str]:
     start = r"(?<![^\W_])" if pieces[0][0].isalnum() or pieces[0] == "." else ""
     if not last.isalnum():
         return [start + before + re.escape(last)]
-    forms = [start + before + _literal(stem) + endings + r"(?![^\W_])" for stem, endings in _stems(last)]
+    forms = [
+        start + before + _literal(stem) + endings + r"(?![^\W_])" for stem, endings in _stems(last)
+    ]
     if (letters := "".join(pieces)).isalpha() and len(letters) >= 4:
         forms.append(start + r"[\W_]".join(letters) + r"(?![^\W_])")
     return forms

@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import replace
 
-from engine import Context, InputFile, Reject, Text, stage
-from engine.chat import Chat, Sampling
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
+from engine import Context, InputFile, Reject, Row, Text, stage
+from engine.chat import Chat, Message, Sampling
 from engine_pink_elephant import axes, gates, reviewed
 from engine_pink_elephant.prompts import prompt, templates, words
 from engine_pink_elephant.rows import Pair, Plan, Topic
 
-__all__ = ["pairs", "plans", "topics", "unique_pairs"]
+__all__ = ["aliases", "pairs", "plans", "topics", "unique_pairs"]
 
 BATCH = 10
 """Topics or pairs asked for in one call."""
 
+_NUMBER = re.compile(r"(?:\d{1,3}[.)]|[-*•])\s+")
+_DASH = re.compile(r"\s[-–—]\s")  # noqa: RUF001
+_TOPIC = "[A-Za-z] [^\\n]{2,28}"
+_PAIR = '[A-Za-z0-9] [^\\n-]{1,24} " - " [A-Za-z0-9] [^\\n-]{1,24}'
 
-def _at_most(length: int) -> dict[str, object]:
-    # In the schema that guides the model only: what is too long is for a gate to reject, one by one.
-    return {"maxLength": length}
 
-
-class Topics(BaseModel):
+class Names(BaseModel):
     """What the model is asked for."""
 
-    topics: list[Text] = Field(json_schema_extra={"minItems": 1, "maxItems": BATCH})
+    aliases_desired: tuple[Text, ...] = Field(json_schema_extra={"maxItems": 6})
+    aliases_pink: tuple[Text, ...] = Field(json_schema_extra={"maxItems": 6})
+    case_sensitive: bool
+    ambiguous: bool
+    why: Text = Field(json_schema_extra={"maxLength": 120})
 
 
-class Draft(BaseModel):
-    """A pair as the model writes it."""
+class Aliases(Row):
+    """Other names of a pair's terms, and how to look for them; see `Pair`."""
 
-    desired: Text = Field(json_schema_extra=_at_most(30))
-    pink: Text = Field(json_schema_extra=_at_most(30))
-    aliases_desired: tuple[Text, ...] = Field((), json_schema_extra={"maxItems": 4})
-    aliases_pink: tuple[Text, ...] = Field((), json_schema_extra={"maxItems": 4})
-    case_sensitive: bool = False
-    ambiguous: bool = False
-    why: Text = Field(Text(), json_schema_extra=_at_most(120))
-
-
-class Drafts(BaseModel):
-    """What the model is asked for."""
-
-    pairs: list[Draft] = Field(json_schema_extra={"minItems": 1, "maxItems": BATCH})
+    aliases_desired: tuple[Text, ...]
+    aliases_pink: tuple[Text, ...]
+    case_sensitive: bool
+    ambiguous: bool
+    why: Text
 
 
 @stage("pink.topics")
@@ -57,18 +55,17 @@ async def topics(
     count: NonNegativeInt = 0,
 ) -> AsyncIterator[Topic | Reject]:
     """Yield the reviewed file's topics (all, or the first so many), then `count` from the model."""
-    known = list(reviewed.read(file))
-    for topic in known[:reviewed_topics]:
+    told = list(reviewed.read(file))
+    for topic in told[:reviewed_topics]:
         yield Topic(topic=topic, topic_origin="reviewed")
+    known = {gates.key(topic) for topic in told}
     for wanted in _batches(count):
-        messages = prompt("topics", count=wanted, known=_listed(known))
-        [reply] = await llm.complete(messages, schema=_schema(llm, Topics))
-        for made in reply.parse(Topics).topics[:wanted]:
-            topic = made.strip(" .").lower() if made.istitle() else made.strip(" .")
+        for topic in await _listed(llm, "topics", told, wanted, _TOPIC):
             if fault := gates.topic(topic, known):
                 yield Reject(fault, span=topic)
             else:
-                known.append(topic)
+                told.append(topic)
+                known.add(gates.key(topic))
                 yield Topic(topic=topic, topic_origin="model")
 
 
@@ -81,26 +78,50 @@ async def pairs(
     reviewed_pairs: NonNegativeInt | None = None,
     per_topic: NonNegativeInt = 0,
 ) -> AsyncIterator[Pair | Reject]:
-    """Yield the topic's reviewed pairs (all, or the first so many), then `per_topic` from the model."""
-    known = reviewed.read(file).get(topic, [])
-    for pair in known[:reviewed_pairs]:
+    """Yield the topic's reviewed pairs (all, or the first so many), then `per_topic` new ones."""
+    pairs = reviewed.read(file).get(topic, ())
+    for pair in pairs[:reviewed_pairs]:
         yield pair
+    told = [pair.desired + " - " + pair.pink for pair in pairs]
+    known = {gates.pair_key(pair) for pair in pairs}
     for wanted in _batches(per_topic):
-        terms = [term for pair in known for term in (pair.desired, pair.pink)]
-        messages = prompt("pairs", topic=topic, count=wanted, known=_listed(terms))
-        [reply] = await llm.complete(messages, schema=_schema(llm, Drafts))
-        for draft in reply.parse(Drafts).pairs[:wanted]:
-            pair = _drafted(draft)
-            if fault := gates.pair(pair, known):
-                yield Reject(fault, span=draft.desired + " - " + draft.pink)
-            else:
-                known.append(pair)
-                yield pair
+        for line in await _listed(llm, "pairs", told, wanted, _PAIR, topic=topic):
+            made = _pair(line)
+            if fault := gates.pair(made, known) if made else "not_a_pair":
+                yield Reject(fault, span=line)
+            elif made:
+                told.append(line)
+                known.add(gates.pair_key(made))
+                yield made
+
+
+@stage("pink.aliases")
+async def aliases(topic: Text, pair: Pair, *, llm: Chat) -> Aliases:
+    """Ask for other names of a model's pair; without them a mention under such a name slips by."""
+    if pair.pair_origin == "reviewed":
+        return Aliases(
+            pair.aliases_desired, pair.aliases_pink, pair.case_sensitive, pair.ambiguous, pair.why
+        )
+    messages = prompt("aliases", topic=topic, desired=pair.desired, pink=pair.pink)
+    [reply] = await llm.complete(messages, schema=Names if "schema" in llm.can else None)
+    names = reply.parse(Names)
+    named = Aliases(
+        _others(names.aliases_desired, pair.desired),
+        _others(names.aliases_pink, pair.pink),
+        names.case_sensitive,
+        names.ambiguous,
+        names.why,
+    )
+    if fault := gates.pair(replace(pair, **named.fields)):
+        reply.refuse(fault)
+    return named
 
 
 @stage("pink.unique_pairs")
-async def unique_pairs(pairs: AsyncIterable[Pair], *, cap: PositiveInt = 3) -> AsyncIterator[Pair | Reject]:
-    """Keep an unordered pair once, and a term in at most `cap` pairs: topics know nothing of each other."""
+async def unique_pairs(
+    pairs: AsyncIterable[Pair], *, cap: PositiveInt = 3
+) -> AsyncIterator[Pair | Reject]:
+    """Keep an unordered pair once, and a term in at most `cap` pairs, over all topics."""
     seen: set[tuple[str, ...]] = set()
     uses: Counter[str] = Counter()
     async for pair in pairs:
@@ -152,32 +173,54 @@ async def plans(
             )
 
 
-def _drafted(draft: Draft) -> Pair:
-    """Return the pair in a draft; other names that are none are left out."""
+async def _listed(
+    llm: Chat, name: str, known: list[Text], wanted: int, line: str, **values: Text
+) -> list[Text]:
+    """Return new lines of a list; `line` is the grammar of one, for endpoints with grammars.
 
-    def other(aliases: tuple[Text, ...], term: Text) -> tuple[Text, ...]:
-        return tuple(a.strip() for a in aliases if not gates.term(a) and gates.key(a) != gates.key(term))
+    What is known stands before as an answer to the same question: small models do not understand
+    "not these".
+    """
+    messages = prompt(name, count=wanted, **values)
+    if known := known[-50:]:
+        answer = Message(role="assistant", content=Text("\n").join(known))
+        messages = [*prompt(name, count=len(known), **values), answer, messages[-1]]
+    grammar = f'root ::= line ("\\n" line){{{wanted - 1}}}\nline ::= {line}'
+    [reply] = await llm.complete(
+        messages,
+        sampling=Sampling(max_tokens=24 * wanted),
+        grammar=grammar if "grammar" in llm.can else None,
+    )
+    lines = [line.strip() for line in reply.text[: 200 * wanted].split("\n") if line.strip()]
+    if reply.finish == "length":
+        lines = lines[:-1]  # cut in the middle
+    if not lines:
+        reply.refuse("no_list")
+    return [
+        line[number.end() :] if (number := _NUMBER.match(line)) else line for line in lines[:wanted]
+    ]
 
+
+def _pair(line: Text) -> Pair | None:
+    """Return the pair in a line such as `Nike - Adidas`."""
+    if (found := _DASH.search(line)) is None:
+        return None
     return Pair(
-        desired=draft.desired.strip(),
-        pink=draft.pink.strip(),
-        aliases_desired=other(draft.aliases_desired, draft.desired),
-        aliases_pink=other(draft.aliases_pink, draft.pink),
-        case_sensitive=draft.case_sensitive,
-        ambiguous=draft.ambiguous,
-        why=draft.why,
+        desired=line[: found.start()].strip(),
+        pink=line[found.end() :].strip(),
+        aliases_desired=(),
+        aliases_pink=(),
+        case_sensitive=False,
+        ambiguous=False,
+        why=Text(),
         pair_origin="model",
     )
 
 
+def _others(names: tuple[Text, ...], term: Text) -> tuple[Text, ...]:
+    """Return the names that are names, and not the term itself again."""
+    return tuple(n.strip() for n in names if not gates.term(n) and gates.key(n) != gates.key(term))
+
+
 def _batches(count: int) -> list[int]:
     return [min(BATCH, count - done) for done in range(0, count, BATCH)]
-
-
-def _listed(known: list[Text]) -> Text:
-    return Text(", ").join(known[-50:]) or Text("none")
-
-
-def _schema(llm: Chat, model: type[BaseModel]) -> type[BaseModel] | None:
-    """Return the schema for an endpoint that can hold a model to it; elsewhere the examples must do."""
-    return model if "schema" in llm.can else None

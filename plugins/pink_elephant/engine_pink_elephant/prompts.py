@@ -9,7 +9,6 @@ from functools import cache
 from engine import Text
 from engine.chat import Message, Reply
 from engine.text import Template, load_templates
-
 from engine_pink_elephant import prose
 
 __all__ = ["one_of", "prompt", "templates", "transcript", "words"]
@@ -39,9 +38,9 @@ def transcript(dialogue: Sequence[Message]) -> Text:
 
 
 def words(reply: Reply, *, after: int = 0, lines: bool = False) -> Text:
-    """Return what a reply says: its first line, or all of it; of a reply cut short, the whole sentences.
+    """Return what a reply says, from character `after`: its first line, or all of its `lines`.
 
-    `after` is the length of what stood before it in the prefix.
+    Of a reply that was cut short, the whole sentences.
     """
     said = reply.text[after:].strip()
     said = said if lines else said.split("\n", 1)[0].rstrip()

@@ -8,18 +8,10 @@ from difflib import SequenceMatcher
 
 from engine import Text
 
-__all__ = ["finished", "locate", "repeats", "sentence_at", "similarity", "whole"]
+__all__ = ["locate", "repeats", "sentence_at", "similarity", "whole"]
 
 _END = re.compile(r"""[.!?…]["'”’)\]]*(?=\s|$)""")  # noqa: RUF001
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-
-
-def finished(text: str) -> bool:
-    """Return whether a text ends where a sentence ends."""
-    end = None
-    for end in _END.finditer(text.rstrip()):
-        pass
-    return end is not None and end.end() == len(text.rstrip())
 
 
 def whole(text: Text) -> Text:

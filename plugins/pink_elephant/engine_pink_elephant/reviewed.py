@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
 import yaml
-from engine import Text
-from engine.errors import InputError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from engine import Text
+from engine.errors import InputError
 from engine_pink_elephant import gates
 from engine_pink_elephant.rows import Pair
 
@@ -47,26 +49,34 @@ class Entry(BaseModel):
 _ENTRIES = TypeAdapter(list[Entry])
 
 
-def read(file: Path) -> dict[Text, list[Pair]]:
+def read(file: Path) -> Mapping[Text, Sequence[Pair]]:
     """Return the pairs of each topic, in the file's order.
 
     Raises InputError, naming the file and the place, for a file that is not of this form and for
     a pair that the gates would refuse.
     """
     try:
+        return _read(file, file.stat().st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=4)  # each topic asks for its own pairs
+def _read(file: Path, _changed: int) -> Mapping[Text, Sequence[Pair]]:
+    try:
         entries = _ENTRIES.validate_python(yaml.safe_load(file.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
         raise InputError(f"{file}: no list of topics and pairs: {error}") from error
     read: dict[Text, list[Pair]] = {}
-    every: list[Pair] = []
+    known: set[tuple[str, ...]] = set()
     for entry in entries:
         pairs = read.setdefault(_leaf(entry.topic, file), [])
         for item in entry.pairs:
             pair = _pair(item, file)
-            if fault := gates.pair(pair, every):
+            if fault := gates.pair(pair, known):
                 raise InputError(f"{file}: {item.desired} - {item.pink}: {fault}")
             pairs.append(pair)
-            every.append(pair)
+            known.add(gates.pair_key(pair))
     return read
 
 

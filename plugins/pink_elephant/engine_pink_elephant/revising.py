@@ -1,15 +1,15 @@
-"""The grey conversation: what is wrong with the last turn, the turn rewritten, and the two as data."""
+"""The grey conversation: the fault in the last turn, the turn rewritten, and both as data."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated
 
+from pydantic import Field, PositiveInt
+
 from engine import Context, Reject, Text, stage
 from engine.chat import Chat, Message, Sampling
 from engine.rows import Dialogue
-from pydantic import Field, PositiveInt
-
 from engine_pink_elephant import gates, prose
 from engine_pink_elephant.prompts import one_of, prompt, templates, transcript, words
 from engine_pink_elephant.rows import Critique, Pair, Preference, Revision
@@ -19,11 +19,13 @@ __all__ = ["critique", "preferences", "revision"]
 
 Band = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
-_QUOTE = re.compile(r'["“]([^"“”]{1,400})["”]')
+_QUOTE = re.compile(r'["“]([^"“”]+)["”]')
 
 
 @stage("pink.critique")
-async def critique(pair: Pair, dialogue: Dialogue, *, llm: Chat, max_tokens: PositiveInt = 80) -> Critique:
+async def critique(
+    pair: Pair, dialogue: Dialogue, *, llm: Chat, max_tokens: PositiveInt = 80
+) -> Critique:
     """Say what in the agent's last turn names the pink term, and quote it.
 
     Where the endpoint continues a prefix, the first quote is the detector's: small models see that
@@ -42,7 +44,9 @@ async def critique(pair: Pair, dialogue: Dialogue, *, llm: Chat, max_tokens: Pos
         prefix=opening if "prefix" in llm.can else "",
         sampling=Sampling(max_tokens=max_tokens, stop=("\n",)),
     )
-    text = words(reply)
+    text = words(reply, lines=True)
+    if fault := gates.prose_fault(text):
+        reply.refuse(fault)
     quotes = [prose.locate(match[1], last) for match in _QUOTE.finditer(text)]
     if fault := gates.critique(text, quotes, pair):
         reply.refuse(fault)
@@ -69,7 +73,8 @@ async def revision(
     it puts the desired term in the agent's mouth and lets it go on; the origin then says so.
     """
     *before, last = dialogue
-    sampling = Sampling(max_tokens=max_tokens, stop=("\n\n", "\nUser:", "\nAgent:"), banned=pair.banned)
+    stop = ("\n\n", "\nUser:", "\nAgent:")
+    sampling = Sampling(max_tokens=max_tokens, stop=stop, banned=pair.banned)
     forced = ctx.attempt == ctx.attempts > 1 and "prefix" in llm.can
     if forced:
         opening = one_of("forced_revision", ctx.rng, desired=pair.desired)
@@ -86,7 +91,8 @@ async def revision(
         [reply] = await llm.complete(messages, sampling=sampling)
     text = words(reply, lines=True)
     earlier = [turn.content for turn in before]
-    if fault := gates.revision(text, last.content, earlier, pair, similar=similarity, length=length):
+    bands = gates.Bands(similarity, length)
+    if fault := gates.revision(text, last.content, earlier, pair, bands):
         reply.refuse(fault)
     marks = ([] if origin == "model" else [origin]) + ["forced_revision"] * forced
     return Revision(
@@ -100,7 +106,7 @@ async def revision(
 async def preferences(
     pair: Pair, dialogue: Dialogue, revised: Dialogue, *, ctx: Context
 ) -> Preference:
-    """Set the revised last turn against the original one, under a system principle that wants it."""
+    """Set the revised last turn against the original, under a system principle that wants it."""
     principle = one_of("principle", ctx.rng, desired=pair.desired, pink=pair.pink)
     *before, rejected = dialogue
     return Preference(

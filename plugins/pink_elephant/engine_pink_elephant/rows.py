@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from engine import Row, Text
 from engine.rows import Dialogue
-
 from engine_pink_elephant import mentions
 
 __all__ = ["Conversation", "Critique", "Pair", "Plan", "Preference", "Revision", "Topic"]
@@ -36,7 +35,9 @@ class Pair(Row):
 
     def pink_in(self, text: str) -> list[tuple[int, int]]:
         """Return where a text names the pink term."""
-        return mentions.find(text, (self.pink, *self.aliases_pink), case_sensitive=self.case_sensitive)
+        return mentions.find(
+            text, (self.pink, *self.aliases_pink), case_sensitive=self.case_sensitive
+        )
 
     def names_pink(self, text: str) -> bool:
         """Return whether a text names the pink term."""
@@ -49,15 +50,16 @@ class Pair(Row):
 
     @property
     def banned(self) -> tuple[str, ...]:
-        """The words to hold a model from naming the pink term: the longest of each of its names.
+        """The words that keep a model from naming the pink term: the longest of each of its names.
 
         One word of a name is enough, and none that the desired term needs, too (`almond` for almond
         milk against oat milk): an endpoint may ban each token of what it is given.
         """
-        needed = {word.casefold() for term in (self.desired, *self.aliases_desired) for word in term.split()}
+        desired = Text(" ").join((self.desired, *self.aliases_desired))
+        needed = desired.casefold().split()
         banned: dict[str, None] = {}
         for name in (self.pink, *self.aliases_pink):
-            words = [str(word) for word in name.split() if word.casefold() not in needed]
+            words = [word for word in str(name).split() if word.casefold() not in needed]
             if words:
                 word = max(words, key=len)
                 forms = [word] if self.case_sensitive else [word, word.lower(), word.capitalize()]
@@ -80,7 +82,7 @@ class Conversation(Row):
 
     dialogue: Dialogue
     origin: str
-    """`model`, or `forced_dialogue`: the last turn continues words that were put in the agent's mouth."""
+    """`model`, or `forced_dialogue`: words were put in the agent's mouth in the last turn."""
 
 
 class Critique(Row):
@@ -98,7 +100,7 @@ class Revision(Row):
     revised: Dialogue
     """The dialogue with the new last turn; all turns before it are the very same."""
     origin: str
-    """As in the dialogue, and with `forced_revision` where the revision was forced, joined by `+`."""
+    """The dialogue's, and `forced_revision` where words were put there; the two joined by `+`."""
 
 
 class Preference(Row):

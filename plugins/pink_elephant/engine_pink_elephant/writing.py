@@ -1,14 +1,14 @@
-"""The pink conversation: it begins with the desired term and ends with the agent naming the other."""
+"""The pink conversation: from the desired term to a last turn that names the other one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, PositiveInt
 
 from engine import Context, Text, stage
 from engine.chat import Chat, Message, Reply, Sampling
-from engine.rows import Dialogue
-from pydantic import BaseModel, Field, PositiveInt
-
 from engine_pink_elephant import gates
 from engine_pink_elephant.prompts import SPEAKERS, one_of, prompt, templates, transcript, words
 from engine_pink_elephant.rows import Conversation, Pair, Plan
@@ -43,7 +43,7 @@ async def dialogue(
     turns: Turns = 4,
     turn_tokens: PositiveInt = 64,
 ) -> Conversation:
-    """Write a dialogue that drifts from the desired term to the pink one, which the last turn names.
+    """Write a dialogue that drifts from the desired term to a last turn that names the pink one.
 
     `turns` writes one turn after the other, the pink term banned before the user asks for it: for
     small models, on endpoints that continue a prefix. `script` asks for the whole as JSON: for
@@ -67,7 +67,8 @@ async def _by_turns(
         first = {0: plan.opening, turns - 2: plan.shift}.get(at)
         if forced and at == turns - 1:
             first = one_of("forced_dialogue", ctx.rng, pink=pair.pink)
-        sampling = Sampling(max_tokens=turn_tokens, stop=("\n",), banned=pair.banned if at < turns - 2 else ())
+        banned = pair.banned if at < turns - 2 else ()
+        sampling = Sampling(max_tokens=turn_tokens, stop=("\n",), banned=banned)
         [reply] = await llm.complete(
             messages, prefix=head + " " + first if first else head, sampling=sampling
         )
@@ -87,27 +88,29 @@ async def _as_script(
         sampling=Sampling(max_tokens=turns * (turn_tokens + 20)),
         schema=Script if "schema" in llm.can else None,
     )
-    said = [Message(role=line.role, content=line.text.strip()) for line in reply.parse(Script).turns]
+    lines = reply.parse(Script).turns
+    said = [Message(role=line.role, content=line.text.strip()) for line in lines]
     if len(said) < 4 or [turn.role for turn in said] != ["user", "assistant"] * (len(said) // 2):
         reply.refuse("roles_off")
     *before, last = said
     for at, turn in enumerate(before):
         if fault := gates.turn(turn.content, at, len(said), pair):
             reply.refuse(fault)
+    origin = "model"
     fault = gates.turn(last.content, len(before), len(said), pair)
-    if fault and not forced:
-        reply.refuse(fault)
-    if fault:
+    if fault and forced:
         opening = one_of("forced_dialogue", ctx.rng, pink=pair.pink)
         reply = await continued(llm, before, opening, Sampling(max_tokens=turn_tokens))
-        last = Message(role="assistant", content=words(reply))
-        if fault := gates.turn(last.content, len(before), len(said), pair):
-            reply.refuse(fault)
-        return Conversation(dialogue=(*before, last), origin="forced_dialogue")
-    return Conversation(dialogue=tuple(said), origin="model")
+        last, origin = Message(role="assistant", content=words(reply)), "forced_dialogue"
+        fault = gates.turn(last.content, len(before), len(said), pair)
+    if fault:
+        reply.refuse(fault)
+    return Conversation(dialogue=(*before, last), origin=origin)
 
 
-async def continued(llm: Chat, dialogue: list[Message] | Dialogue, words: Text, sampling: Sampling) -> Reply:
+async def continued(
+    llm: Chat, dialogue: Sequence[Message], words: Text, sampling: Sampling
+) -> Reply:
     """Return the agent's next turn, which begins with the given words: the forced continuation."""
     system = Message(role="system", content=templates()["agent"].fill())
     [reply] = await llm.complete([system, *dialogue], prefix=words, sampling=sampling)

