@@ -64,11 +64,11 @@ class Channel:
         "_closed_hook",
         "_grow",
         "_low",
-        "_putters",
         "_waiting",
         "capacity",
         "closed",
         "items",
+        "putters",
     )
 
     def __init__(
@@ -79,7 +79,7 @@ class Channel:
         self.closed = False
         self._grow, self._closed_hook = grow, on_close
         self._waiting: deque[anyio.Event] = deque()
-        self._putters: deque[anyio.Event] = deque()
+        self.putters: deque[anyio.Event] = deque()
 
     def try_put(self, item: Item) -> bool:
         """Take an item without waiting; False if the queue is full."""
@@ -95,7 +95,7 @@ class Channel:
         """Take an item, waiting while the queue is full."""
         while not self.try_put(item):
             event = anyio.Event()
-            self._putters.append(event)
+            self.putters.append(event)
             await event.wait()
 
     def push(self, item: Item) -> None:
@@ -113,9 +113,9 @@ class Channel:
 
     def drained(self) -> None:
         """Let parked producers in: workers call this when the queue has become short."""
-        if self._putters and len(self.items) <= self._low:
-            for _ in range(min(len(self._putters), self.capacity - len(self.items))):
-                self._putters.popleft().set()
+        if self.putters and len(self.items) <= self._low:
+            for _ in range(min(len(self.putters), self.capacity - len(self.items))):
+                self.putters.popleft().set()
 
     async def ready(self) -> bool:
         """Wait until an item is there; False once the channel is closed and empty."""

@@ -8,6 +8,7 @@ that the counts obey at the end.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
@@ -31,9 +32,9 @@ FAIR = 256  # rows between checkpoints of a worker that never blocks
 Finish = Callable[[str, Item], "Row | None"]
 
 
-def closed(counters: Counters, wired: WiredStage) -> str:
+def closed(c: Counters) -> str:
     """Return what does not add up in a finished stage's counts, or ""."""
-    c, kind = counters, wired.kind
+    kind = c.kind
     if kind in ("map", "batch") and c.received != c.out + c.rejected + c.dead:
         return f"{c.received} in, but {c.out} out + {c.rejected} rejected + {c.dead} dead"
     if kind == "expand":
@@ -61,7 +62,9 @@ class Executor:
     ) -> None:
         self.pipeline, self.store, self.limit = pipeline, store, limit
         self._inputs, self._into = inputs, into
-        self.counters = {key: Counters() for key in pipeline.stages}
+        self.counters = {
+            key: Counters(kind=_kind(wired, inputs, into)) for key, wired in pipeline.stages.items()
+        }
         self.finished = 0
         self.tally: dict[str, Counter[str]] = {name: Counter() for name in pipeline.model.count_by}
         self.draining = False
@@ -332,11 +335,7 @@ class _Workers(_Runner):
                 if self.executor.draining:
                     return
                 self.counters.received += 1
-                self.counters.in_flight += 1
-                try:
-                    yield item
-                finally:
-                    self.counters.in_flight -= 1
+                yield item
                 await anyio.lowlevel.checkpoint()
 
 
@@ -384,19 +383,17 @@ class _Map(_Workers):
     async def _fast(self) -> None:
         """Move rows through a stage that needs neither memo, context, limit nor clock."""
         channel, items, counters = self.channel, self.channel.items, self.counters
-        execution, executor = self.execution, self.executor
-        func, args, keywords = execution.func, execution.args, self.wired.config
-        adds, anchor = (
-            execution.spec.adds,
-            bool(execution.texts or execution.rename or execution.spec.adds is None),
-        )
+        execution, executor, putters = self.execution, self.executor, self.channel.putters
+        config, args = self.wired.config, execution.args
+        func = functools.partial(execution.func, **config) if config else execution.func
+        adds = None if execution.texts or execution.rename else execution.spec.adds
         outlet = self.outlets[0] if len(self.outlets) == 1 else None
-        low, turns = channel.capacity // 2, 0
+        turns = 0
         while await channel.ready():
             while items:
                 item = items.popleft()
                 row_id, order, fields = item
-                if len(items) == low:
+                if putters:
                     channel.drained()
                 if row_id is None or fields is None:
                     await self.emit(item)
@@ -404,21 +401,14 @@ class _Map(_Workers):
                 if executor.draining:
                     return
                 counters.received += 1
-                counters.in_flight += 1
                 try:
-                    out = await func(*args(fields), **keywords)
-                    if anchor:
-                        item = (row_id, order, {**fields, **execution.added(out, fields, fields)})
-                    elif isinstance(out, adds):  # type: ignore[arg-type]
-                        item = (row_id, order, {**fields, **out.__dict__})
-                    else:
-                        execution.added(out, fields, fields)  # says what is wrong
+                    out = await func(*args(fields))
+                    added = out.__dict__ if type(out) is adds else execution.added(out, fields, fields)
                 except Exception as error:
-                    counters.in_flight -= 1
                     await self._settle(item, await self._again(item, error))
                     continue
-                counters.in_flight -= 1
                 counters.out += 1
+                item = (row_id, order, {**fields, **added})
                 if outlet is None:
                     await self.emit(item)
                 elif not outlet.try_put(item):
@@ -430,14 +420,8 @@ class _Map(_Workers):
 
     async def _again(self, item: Item, error: Exception) -> Outcome:
         if isinstance(error, Reject):
-            return Outcome(
-                "reject", {}, error.reason, "" if error.span is None else str(error.span)[:200]
-            )
-        self.counters.in_flight += 1
-        try:
-            return await self.execution.map(item)
-        finally:
-            self.counters.in_flight -= 1
+            return Outcome("reject", {}, error.reason, "" if error.span is None else str(error.span)[:200])
+        return await self.execution.map(item)
 
 
 class _Expand(_Workers):
@@ -535,45 +519,57 @@ class _Source(_Runner):
         self.tasks.start_soon(self._read)
 
     async def _read(self) -> None:
-        position, taken, seen = 0, 0, Counter[bytes]()
-        limit = self.executor.limit
-        rows = (
-            self._given()
-            if self.executor._inputs is not None and self.key == self.executor._into
-            else self._made()
-        )
+        given = self.executor._inputs is not None and self.key == self.executor._into
+        limit, execution, counters = self.executor.limit, self.execution, self.counters
+        plain = not (execution.texts or execution.rename)
+        adds = Row if given else execution.spec.adds or Row
+        seen: Counter[bytes] = Counter()
+        position = 0
+        rows = self._given() if given else self._made()
         async with contextlib.aclosing(rows) as items:  # type: ignore[type-var]
-            if limit != 0:
-                async for out in items:
-                    if self.executor.draining:
-                        await anyio.sleep_forever()  # the run ends around it; nothing ends early
-                    order = (position,)
-                    position += 1
-                    if isinstance(out, Reject):
-                        self.counters.rejected_children += 1
-                        self._verdict(
-                            (digest(self.key, str(position)), order, {}),
-                            Outcome("reject", {}, out.reason),
-                        )
-                        await self.emit((b"", order, None))
-                        continue
-                    fields = self.execution.added(out, {}, {})
-                    key = getattr(out, "_key", None)
-                    if key is None:
-                        content = digest("content", canonical(fields))
-                        row_id = source_id(self.key, content, seen[content])
-                        seen[content] += 1
-                    else:
-                        row_id = source_id(self.key, f"={key}")
-                    self.counters.out += 1
-                    taken += 1
-                    await self.emit((row_id, order, fields))
-                    if taken == limit:
-                        break
-                    if not position % FAIR:
-                        await anyio.lowlevel.checkpoint()
+            async for out in items:
+                if self.executor.draining:
+                    await anyio.sleep_forever()  # the run ends around it; nothing ends early
+                order = (position,)
+                position += 1
+                if isinstance(out, Reject):
+                    await self._rejected(order, out)
+                    continue
+                if plain and isinstance(out, adds):
+                    fields = out.__dict__
+                else:
+                    fields = execution.added(out, {}, {})
+                item = (self._row_id(out, fields, seen), order, fields)
+                counters.out += 1
+                for outlet in self.outlets:
+                    if not outlet.try_put(item):
+                        await outlet.put(item)
+                if counters.out == limit:
+                    break
+                if not position % FAIR:
+                    await anyio.lowlevel.checkpoint()
         await self.emit((None, (position,), None))
         self.done()
+
+    def _row_id(self, out: Any, fields: Mapping[str, Any], seen: Counter[bytes]) -> bytes:
+        """Return H(the user's key), or H(content), or for its equals H(content, how many before)."""
+        key = getattr(out, "_key", None)
+        if key is not None:
+            return source_id(self.key, f"={key}")
+        try:
+            row_id = source_id(self.key, canonical(fields))
+        except TypeError as error:
+            raise StageError(self.key, "", str(error)) from error
+        before = seen[row_id]
+        seen[row_id] = before + 1
+        return source_id(self.key, row_id, before) if before else row_id
+
+    async def _rejected(self, order: tuple[int, ...], verdict: Reject) -> None:
+        self.counters.rejected_children += 1
+        row_id = source_id(self.key, f"rejected {order[0]}")
+        outcome = Outcome("reject", {}, verdict.reason, str(verdict.span or "")[:200])
+        self._verdict((row_id, order, {}), outcome)
+        await self.emit((row_id, order, None))
 
     async def _made(self) -> AsyncIterator[Any]:
         execution = self.execution
@@ -599,15 +595,15 @@ class _Source(_Runner):
                 yield self._as_row(row)
 
     def _as_row(self, given: Any) -> Row:
-        row = given if isinstance(given, Row) else Row.of(dict(given))
-        missing = [name for name in self.wired.fields if name not in row]
-        if missing:
-            raise StageError(self.key, "", f"a row of inputs= lacks the field {missing[0]!r}")
+        row = given if isinstance(given, Row) else Row.of(given)
+        for name in self.wired.fields:
+            if name not in row.__dict__:
+                raise StageError(self.key, "", f"a row of inputs= lacks the field {name!r}")
         adds = self.execution.spec.adds
-        if adds is not None and not isinstance(row, adds):
-            made = adds.of(row.fields)
+        if self.execution.texts and adds is not None and not isinstance(row, adds):
             key = getattr(row, "_key", None)
-            return made if key is None else made.keyed(key)
+            row = adds.of(row.__dict__)  # so that its strings become texts
+            return row if key is None else row.keyed(key)
         return row
 
 
@@ -650,9 +646,7 @@ class _Batch(_Runner):
             if not items:
                 return
             self.counters.received += len(items)
-            self.counters.in_flight += len(items)
             outcomes = await self._outcomes(items)
-            self.counters.in_flight -= len(items)
             for item, outcome in zip(items, outcomes, strict=True):
                 await self._settle(item, outcome)
             await anyio.lowlevel.checkpoint()

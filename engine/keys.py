@@ -6,6 +6,7 @@ concatenation. Nothing here knows time, place or order of arrival.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Iterable, Mapping
@@ -23,12 +24,12 @@ __all__ = ["canonical", "child_id", "digest", "memo_key", "seeded", "source_id"]
 
 def digest(*parts: bytes | str) -> bytes:
     """Return 16 bytes that name this list of parts."""
-    h = blake2b(digest_size=16)
+    data = bytearray()
     for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        h.update(len(data).to_bytes(8, "little"))
-        h.update(data)
-    return h.digest()
+        piece = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        data += len(piece).to_bytes(8, "little")
+        data += piece
+    return blake2b(data, digest_size=16).digest()
 
 
 def canonical(value: Any) -> bytes:
@@ -55,9 +56,19 @@ def _plain(value: object) -> object:
     raise TypeError(f"a row cannot carry a value of type {type(value).__name__}")
 
 
-def source_id(stage_key: str, key: str | bytes, ordinal: int = 0) -> bytes:
-    """Return the id of a source row: from the user's key, or content digest and count of equals."""
-    return digest("source", stage_key, key, str(ordinal))
+def source_id(stage_key: str, key: str | bytes, before: int = 0) -> bytes:
+    """Return the id of a source row: from the user's key, or its content and how many equals came before."""
+    h = _source_hash(stage_key, before).copy()
+    h.update(key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key)
+    return h.digest()
+
+
+@functools.lru_cache(maxsize=64)
+def _source_hash(stage_key: str, before: int) -> Any:
+    """Return the hash of what stands before a source row's key: most rows share it."""
+    h = blake2b(digest_size=16)
+    h.update(digest("source", stage_key, str(before)))
+    return h
 
 
 def child_id(parent: bytes, stage_key: str, key: str | int) -> bytes:

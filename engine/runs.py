@@ -132,7 +132,7 @@ class Run:
         try:
             await self._executor.run()
             for key, counters in self.counters.items():
-                wrong = closed(counters, self.pipeline.stages[key])
+                wrong = closed(counters)
                 if wrong:
                     raise StageError(key, "", f"rows are unaccounted for: {wrong}")
             if self.store is not None:

@@ -34,6 +34,8 @@ class Counters:
     The laws that must hold at the end of a run are in `engine.executor.closed`.
     """
 
+    kind: str = ""
+    """The stage's kind, or `source` where `inputs=` replaced its output."""
     received: int = 0
     out: int = 0
     """Rows passed on: children of an expand, rows kept or made by a stream."""
@@ -47,7 +49,6 @@ class Counters:
     reused: int = 0
     """Rows whose result came from the memo (they also count as out, rejected or dead)."""
     retries: int = 0
-    in_flight: int = 0
     done: bool = False
     calls: int = 0
     replayed: int = 0
@@ -62,6 +63,13 @@ class Counters:
     sanitised: Counter[str] = field(default_factory=Counter)
     """Field -> lone surrogates that were replaced by U+FFFD on the way out."""
 
+    @property
+    def in_flight(self) -> int:
+        """Rows taken in whose fate is open; for a stream, which holds what it likes, 0."""
+        if self.kind in ("map", "batch"):
+            return self.received - self.out - self.rejected - self.dead
+        return self.received - self.expanded - self.rejected - self.dead if self.kind == "expand" else 0
+
     def spend(self, usage: Usage) -> None:
         """Add a paid call."""
         self.calls += 1
@@ -72,7 +80,7 @@ class Counters:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "in_flight"}
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def reject(self, reason: str, example: str) -> None:
         """Count a reason and keep up to three examples of it."""

@@ -61,7 +61,7 @@ class EmbeddedChat(Endpoint):
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     ) -> None:
         self.sampling = sampling.over(DEFAULTS)
-        self.limiter = Limiter(slots)
+        self.limiter = Limiter(slots, tries=2)  # a reply past its deadline is late again
         self._model, self._slots, self._threads = model, slots, threads
         self._context, self._deadline, self._cache = context, deadline, cache
         self._llama: Llama | None = None

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import pytest
+from engine_pink_elephant.rows import Pair, Plan
 
 from engine import BadReply, Context, Text
 from engine.chat import Answer, Chat, Endpoint, Request
 from engine.chat.limiter import Limiter
 from engine.services import MemoryCalls
-from engine_pink_elephant.rows import Pair, Plan
 
 T = TypeVar("T")
 EVERYTHING = frozenset({"banned", "grammar", "prefix", "schema", "seed"})
@@ -36,12 +36,12 @@ class Scripted(Endpoint):
         return reply if isinstance(reply, Answer) else Answer(reply)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scripted() -> type[Scripted]:
     return Scripted
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def attempted() -> Callable[..., Awaitable[Any]]:
     """Run a stage as the engine does: again after a refusal, what was said before replayed."""
 
@@ -60,7 +60,7 @@ def attempted() -> Callable[..., Awaitable[Any]]:
     return attempted
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pair() -> Pair:
     return Pair(
         desired=Text("tea"),
@@ -74,7 +74,7 @@ def pair() -> Pair:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plan() -> Plan:
     return Plan(
         plan=Text("A student asks about tea first. At the end the student asks about coffee."),

@@ -1,13 +1,11 @@
 """The detector: what names a term, what does not, and where."""
 
 import re
-import unicodedata
 
 import pytest
+from engine_pink_elephant.mentions import find, names
 from hypothesis import given
 from hypothesis import strategies as st
-
-from engine_pink_elephant.mentions import find, names
 
 NAMED = [
     ("golf", "Golf!"),
@@ -147,10 +145,8 @@ def test_a_term_cannot_hide(term: str, data: st.DataObject) -> None:
         data.draw(st.sampled_from((c, c.upper(), c + "\u0301", "\u200d" + c, chr(ord(c) + 0xFEE0))))
         for c in term
     )
-    found = find(f"well, {hidden}!", [term])
-    assert [unicodedata.normalize("NFKD", hidden)] == [
-        unicodedata.normalize("NFKD", f"well, {hidden}!"[a:b]) for a, b in found
-    ] or hidden[0] == "\u200d"
+    text = f"well, {hidden}!"
+    assert [text[start:stop] for start, stop in find(text, [term])] == [hidden.lstrip("\u200d")]
 
 
 def test_a_megabyte_is_searched_in_a_moment() -> None:

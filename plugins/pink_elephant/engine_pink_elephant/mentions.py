@@ -41,7 +41,11 @@ def find(text: str, terms: Sequence[str], *, case_sensitive: bool = False) -> li
     """
     folded, places = _folded(text)
     pattern = _pattern(tuple(terms), case_sensitive)
-    return [(places[m.start()], places[m.end() - 1] + 1) for m in pattern.finditer(folded)]
+    ends = (*places[1:], len(text))  # up to the next character: an accent belongs to its letter
+    return [
+        (places[m.start()], max(places[m.end() - 1] + 1, ends[m.end() - 1]))
+        for m in pattern.finditer(folded)
+    ]
 
 
 def names(text: str, terms: Sequence[str], *, case_sensitive: bool = False) -> bool:

@@ -1,0 +1,320 @@
+"""`openai.chat` against a server on the loopback that misbehaves on demand."""
+
+import email.utils
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from pydantic import BaseModel
+
+from engine.chat import Answer, ChatError, Message, Request, Sampling, Usage
+from engine.chat.openai_chat import OpenAIChat, retry_after
+from engine.errors import ResourceError
+from engine.text import Text
+
+pytestmark = pytest.mark.anyio
+KEY = "sk-secret-4711"
+
+
+def reply(status: int, body: str | bytes, *, cut: int = 0, **headers: str) -> bytes:
+    """Return an HTTP response; `cut` bytes of its body never come."""
+    data = body.encode() if isinstance(body, str) else body
+    lines = [f"HTTP/1.1 {status} X", f"content-length: {len(data)}", "connection: close"]
+    lines += ["content-type: application/json"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + data[: len(data) - cut]
+
+
+def completion(text: str | None, **message: Any) -> str:
+    return json.dumps(
+        {
+            "choices": [{"message": {"content": text} | message, "finish_reason": "stop"}],
+            "usage": {
+                "prompt_tokens": 100,
+                "completion_tokens": 10,
+                "prompt_tokens_details": {"cached_tokens": 60},
+            },
+        }
+    )
+
+
+class Server:
+    """Its address, and the requests that it got: (headers, body)."""
+
+    def __init__(self, port: int) -> None:
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+        self.requests: list[tuple[Mapping[str, str], dict[str, Any]]] = []
+
+
+@asynccontextmanager
+async def serving(*responses: bytes) -> AsyncIterator[Server]:
+    """Serve these responses in order; after the last one, requests hang."""
+    left = list(responses)
+
+    async def handle(stream: SocketStream) -> None:
+        async with stream:
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += await stream.receive()
+            head, _, body = data.partition(b"\r\n\r\n")
+            lines = head.decode().split("\r\n")[1:]
+            headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
+            while len(body) < int(headers["content-length"]):
+                body += await stream.receive()
+            server.requests.append((headers, json.loads(body)))
+            if not left:
+                await anyio.sleep_forever()
+            await stream.send(left.pop(0))
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        server = Server(listener.extra(SocketAttribute.local_port))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, handle)
+            yield server
+            tasks.cancel_scope.cancel()
+
+
+GOOD = reply(200, completion("hello"))
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def ask(text: str = "hi") -> list[Message]:
+    return [Message(role="user", content=Text(text))]
+
+
+def request(**settings: object) -> Request:
+    defaults = {"prefix": "", "sampling": Sampling(), "schema": None, "grammar": None}
+    return Request(tuple(ask()), **defaults | {"top_logprobs": 0} | settings)  # type: ignore[arg-type]
+
+
+async def refused(*responses: bytes, timeout: float = 5.0) -> ChatError:
+    async with serving(*responses) as server:
+        async with OpenAIChat(model="m", base_url=server.base_url, timeout=timeout) as chat:
+            with pytest.raises(ChatError) as caught:
+                await chat.send(request())
+    return caught.value
+
+
+async def sent(chat: OpenAIChat, **settings: object) -> dict[str, object]:
+    """Return the JSON that a request becomes."""
+    async with serving(GOOD) as server:
+        chat._base_url = server.base_url
+        async with chat:
+            await chat.send(request(**settings))
+    return server.requests[0][1]
+
+
+async def test_a_reply_with_its_usage_and_price() -> None:
+    async with serving(GOOD) as server:
+        prices = (1.0, 0.5, 10.0)
+        async with OpenAIChat(model="m", base_url=server.base_url, prices=prices) as chat:
+            answer = await chat.send(request())
+    cost = (40 * 1.0 + 60 * 0.5 + 10 * 10.0) / 1e6
+    assert answer == Answer("hello", "stop", Usage(new=40, cached=60, out=10, cost=cost))
+    headers, body = server.requests[0]
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert body == {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_what_may_pass_is_tried_again_until_it_is_good() -> None:
+    responses = [
+        reply(429, '{"error": {"message": "slow down"}}', retry_after_ms="1"),
+        reply(500, "oops"),
+        reply(200, completion("cut"), cut=20),
+        reply(200, "<html>proxy</html>"),
+        GOOD,
+    ]
+    async with serving(*responses) as server:
+        async with OpenAIChat(model="m", base_url=server.base_url) as chat:
+            chat.limiter.longest = 0  # no backoff
+            (answer,) = await chat.complete(ask())
+    assert answer.text == "hello"
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("response", "says", "retryable"),
+    [
+        (reply(429, '{"error": {"message": "slow"}}', retry_after="7"), "429: .*slow", True),
+        (reply(503, "busy"), "503", True),
+        (reply(408, "{}"), "408", True),
+        (reply(429, '{"error": {"code": "insufficient_quota"}}'), "429", False),
+        (reply(400, '{"error": {"message": "no such\\nmodel"}}'), "400: .*no such", False),
+        (reply(404, "gone"), "404", False),
+        (reply(200, completion("cut"), cut=1), "connection", True),
+        (reply(200, "{"), "not a chat completion: '{'", True),
+        (reply(200, '{"choices": []}'), "not a chat completion", True),
+        (reply(200, "[1]"), "not a chat completion", True),
+        (reply(200, b"\xff\xfe"), "not a chat completion", True),
+        (b"garbage\r\n\r\n", "connection", True),
+        (b"", "connection", True),
+    ],
+)
+async def test_errors(response: bytes, says: str, retryable: bool) -> None:
+    error = await refused(response)
+    assert error.retryable is retryable, error
+    with pytest.raises(ChatError, match=says):
+        raise error
+    if "retry-after" in response.decode("latin-1"):
+        assert error.retry_after == 7
+
+
+async def test_a_server_that_hangs_is_left() -> None:
+    error = await refused(timeout=0.05)
+    assert error.retryable
+    assert "no reply within 0.05 s" in str(error)
+
+
+async def test_no_server_at_all() -> None:
+    async with serving() as server:
+        pass
+    async with OpenAIChat(model="m", base_url=server.base_url) as chat:
+        with pytest.raises(ChatError, match="connection") as caught:
+            await chat.send(request())
+    assert caught.value.retryable
+
+
+async def test_errors_never_repeat_the_key() -> None:
+    body = json.dumps({"error": {"message": f"bad key {KEY}, or sk-other-1"}})
+    error = await refused(reply(401, body))
+    assert "bad key ***" in str(error)
+    assert "sk-" not in str(error)
+    assert error.__cause__ is None
+
+
+def test_retry_after_in_all_its_forms() -> None:
+    def date(seconds: float) -> str:
+        return email.utils.formatdate(1e9 + seconds, usegmt=True)
+
+    assert retry_after({}) == 0
+    assert retry_after({"retry-after": "2.5"}) == 2.5
+    assert retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
+    assert retry_after({"retry-after": date(30), "date": date(0)}) == 30
+    assert retry_after({"retry-after": date(0), "date": date(30)}) == 0
+    assert retry_after({"retry-after": date(0)}) == 0
+    assert retry_after({"retry-after": "soon"}) == 0
+    assert retry_after({"retry-after": "-3"}) == 0
+    assert retry_after({"retry-after": "inf"}) == 0
+
+
+async def test_what_is_sent() -> None:
+    class Pair(BaseModel):
+        a: str
+        b: str
+
+    features = ("schema", "seed", "logprobs", "grammar", "prefix", "banned")
+    sampling = Sampling(
+        temperature=0.5,
+        top_p=0.9,
+        top_k=5,
+        min_p=0.1,
+        max_tokens=7,
+        stop=("x",),
+        repeat_penalty=1.1,
+        seed=3,
+        banned=("cello",),
+    )
+    body = await sent(
+        OpenAIChat(model="m", features=features),
+        prefix="So",
+        sampling=sampling,
+        schema=Pair.model_json_schema(),
+        grammar="root ::= [a]",
+        top_logprobs=2,
+    )
+    assert body["messages"][-1] == {"role": "assistant", "content": "So"}
+    assert body["continue_final_message"] is True
+    assert body["add_generation_prompt"] is False
+    assert body["grammar"] == body["structured_outputs"]["grammar"] == "root ::= [a]"
+    assert body["response_format"]["json_schema"]["name"] == "Pair"
+    assert body["response_format"]["json_schema"]["strict"] is True
+    plain = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "max_tokens": 7}
+    plain |= {"stop": ["x"], "seed": 3, "logprobs": True, "top_logprobs": 2}
+    assert {name: body[name] for name in plain} == plain
+    assert body["bad_words"] == ["cello"]
+    assert body["repeat_penalty"] == 1.1
+
+
+async def test_a_server_without_seeds_gets_none_and_optional_fields_are_not_strict() -> None:
+    class Maybe(BaseModel):
+        a: str = ""
+
+    body = await sent(
+        OpenAIChat(model="m", features=("schema",)),
+        sampling=Sampling(seed=3, banned=("x",)),
+        schema=Maybe.model_json_schema(),
+    )
+    assert "seed" not in body
+    assert "bad_words" not in body
+    assert body["response_format"]["json_schema"]["strict"] is False
+
+
+async def test_replies_of_every_kind() -> None:
+    logprobs = {
+        "content": [
+            {"token": "a", "logprob": -1, "top_logprobs": [{"token": "b", "logprob": -2}]},
+        ]
+    }
+    whole = json.loads(completion("a"))
+    whole["choices"][0] |= {"logprobs": logprobs, "finish_reason": "length"}
+    responses = [
+        reply(200, json.dumps(whole)),
+        reply(200, completion(None, refusal="I cannot")),
+        reply(200, completion(None)),
+        reply(200, completion("\ud800")),
+        reply(200, '{"choices": [{"message": {"content": "no usage"}}]}'),
+    ]
+    async with serving(*responses) as server:
+        async with OpenAIChat(model="m", base_url=server.base_url) as chat:
+            answers = [await chat.send(request()) for _ in responses]
+    assert [a.text for a in answers] == ["a", "I cannot", "", "\ud800", "no usage"]
+    assert [a.finish for a in answers] == ["length", "refusal", "stop", "stop", "stop"]
+    assert answers[0].logprobs[0].top == {"b": -2.0}
+    assert answers[4].usage == Usage()
+
+
+async def test_lone_surrogates_are_replaced_and_counted() -> None:
+    async with serving(GOOD) as server:
+        async with OpenAIChat(model="m", base_url=server.base_url) as chat:
+            await chat.complete(ask("a\ud800\udc00\ud800b"))
+    assert (
+        server.requests[0][1]["messages"][0]["content"]
+        == "a" + "\N{REPLACEMENT CHARACTER}" * 3 + "b"
+    )
+    assert chat.surrogates == 3
+
+
+async def test_a_key_is_needed_but_on_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    for url in (None, "https://example.com/v1", "http://10.0.0.1/v1"):
+        with pytest.raises(ResourceError, match="set OPENAI_API_KEY"):
+            async with OpenAIChat(model="m", base_url=url):
+                raise AssertionError("opened without a key")
+    for url in ("http://localhost:1/v1", "http://[::1]:1/v1", "http://127.0.0.2/v1"):
+        async with OpenAIChat(model="m", base_url=url):
+            pass
+
+
+async def test_closing_closes_the_client() -> None:
+    async with OpenAIChat(model="m", base_url="http://localhost:1/v1") as chat:
+        client = chat._client
+        assert client is not None
+        assert not client.is_closed()
+    assert client.is_closed()
+    with pytest.raises(ChatError, match="not open"):
+        await chat.send(request())
+
+
+def test_identity_is_what_changes_a_reply() -> None:
+    plain = OpenAIChat(model="m").identity
+    assert plain == OpenAIChat(model="m", base_url="http://x/", slots=2, prices=(1, 1, 1)).identity
+    assert plain != OpenAIChat(model="n").identity
+    assert plain != OpenAIChat(model="m", sampling=Sampling(temperature=0)).identity

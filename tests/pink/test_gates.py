@@ -1,0 +1,164 @@
+"""Each gate, reached by the shortest text that it is there for."""
+
+from dataclasses import replace
+
+import pytest
+from engine_pink_elephant import gates
+from engine_pink_elephant.rows import Pair
+
+from engine import Text
+
+BANDS = gates.Bands(similarity=(0.1, 0.95), length=(0.4, 2.5))
+ORIGINAL = "Yes, coffee is a good choice for the morning."
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("A plain text.", None),
+        ("Newer than our tables: \U0001fae8", None),
+        ("", "empty"),
+        (" \n\t ", "empty"),
+        ("a" * 1_000_000, "too_long"),
+        ("nul \x00", "unprintable"),
+        ("bell \x07 and escape \x1b[31m", "unprintable"),
+        ("half a pair \ud800", "unprintable"),
+        ("Hello {{name}}", "debris"),
+        ("Dear [your name]", "debris"),
+        ("<|im_start|>", "debris"),
+        ("Fine. User: and what now", "debris"),
+        ("It goes on to the second term", "debris"),
+        ("It is a good game. It is a good game. It is a good game.", "repetitive"),
+    ],
+)
+def test_prose(text: str, fault: str | None) -> None:
+    assert gates.prose_fault(text) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("board games", None),
+        ("Dr. Seuss' books", None),
+        ("Hot Drinks", "topic_repeated"),
+        ("hot drink", "topic_repeated"),
+        ("a list of very many words", "not_a_term"),
+        ("- drinks", "not_a_term"),
+        ("two\nlines", "not_a_term"),
+        ("x" * 41, "too_long"),
+    ],
+)
+def test_topic(text: str, fault: str | None) -> None:
+    assert gates.topic(text, {gates.key("hot drinks")}) == fault
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"pink": "Teas", "aliases_pink": ()}, "same_term"),
+        ({"desired": "Pepsi", "pink": "Pepsi Max", "aliases_pink": ()}, "terms_overlap"),
+        ({"desired": "coffee beans", "aliases_desired": ()}, "terms_overlap"),
+        ({"aliases_pink": ("tea latte",)}, "aliases_overlap"),
+        ({"aliases_desired": ("an espresso",)}, "aliases_overlap"),
+        ({"desired": "Nike"}, "copied_example"),
+        ({"desired": "water", "pink": "wine", "aliases_pink": ()}, "pair_repeated"),
+        ({"desired": "wine", "pink": "water", "aliases_pink": ()}, "pair_repeated"),
+        ({"desired": "?"}, "not_a_term"),
+        ({"pink": ""}, "empty"),
+    ],
+)
+def test_pair(pair: Pair, changes: dict[str, str], fault: str | None) -> None:
+    made = replace(pair, **changes)
+    assert gates.pair(made, {("water", "wine")}) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("A student asks about tea, and then about coffee.", None),
+        ("A student asks about coffee.", "plan_without_desired"),
+        ("A student asks about tea.", "plan_without_pink"),
+        ("From tea to coffee, by canoe.", "copied_example"),
+    ],
+)
+def test_plan(pair: Pair, text: str, fault: str | None) -> None:
+    assert gates.plan(text, pair) == fault
+
+
+@pytest.mark.parametrize(
+    ("at", "text", "fault"),
+    [
+        (0, "I like green teas.", None),
+        (0, "I like water.", "opening_without_desired"),
+        (0, "I like tea, but also a latte.", "pink_too_early"),
+        (1, "Try a kayak.", "copied_example"),
+        (1, "The reply should be short.", "leaked_instructions"),
+        (3, "Coffee is for the morning.", "pink_too_early"),
+        (4, "What about coffee?", None),
+        (4, "Tell me about coffee.", None),
+        (4, "And now?", "question_without_pink"),
+        (4, "I drink coffee.", "question_not_asked"),
+        (5, "Try an espresso.", None),
+        (5, "Try it.", "reply_without_pink"),
+        (5, "I'm sorry, I cannot say anything on coffee.", "refusal"),
+    ],
+)
+def test_turn(pair: Pair, at: int, text: str, fault: str | None) -> None:
+    assert gates.turn(text, at, 6, pair) == fault
+
+
+@pytest.mark.parametrize(
+    ("quotes", "fault"),
+    [
+        (["Try an espresso"], None),
+        (["Try", None, "an espresso"], None),
+        ([], "no_quote"),
+        ([None, "an espresso"], "quote_not_found"),
+        (["Try"], "quote_without_pink"),
+    ],
+)
+def test_critique(pair: Pair, quotes: list[str | None], fault: str | None) -> None:
+    assert gates.critique("It names coffee.", quotes, pair) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("Yes, tea is a good choice for the morning.", None),
+        ("Yes, a latte or a tea is a good choice.", "names_pink"),
+        ("Yes, it is a good choice for the morning.", "desired_missing"),
+        ("I'm not able to talk about that; tea is good.", "refusal"),
+        ("As an AI I prefer tea for the morning.", "refusal"),
+        ("I was told to stay with tea in the morning.", "leaked_instructions"),
+        ("Tea is good, and the other one is not.", "coy_reference"),
+        ("Nike makes a good tea for the morning.", "copied_example"),
+        ("Tea is  what people drink!", "echo"),
+        ("Tea!", "length_off"),
+        ("Tea " + " ".join(map(str, range(50))), "length_off"),
+        ("My aunt drinks green tea every single day", "similarity_off"),
+        ("Yes, coffee is a good choice for the morning.".replace("coffee", "tea"), None),
+    ],
+)
+def test_revision(pair: Pair, text: str, fault: str | None) -> None:
+    earlier = ["What is tea?", "Tea is what people drink."]
+    assert gates.revision(text, ORIGINAL, earlier, pair, BANDS) == fault
+
+
+def test_a_revision_must_differ(pair: Pair) -> None:
+    tea_for_coffee = replace(pair, desired=Text("choice"))
+    bands = BANDS._replace(similarity=(0.1, 0.8))
+    text = ORIGINAL.replace("coffee", "it")
+    assert gates.revision(text, ORIGINAL, [], tea_for_coffee, bands) == "similarity_off"
+
+
+def test_what_needs_the_example_terms_may_name_them(pair: Pair) -> None:
+    shoes = replace(pair, desired=Text("Puma"), pink=Text("Adidas"), aliases_pink=())
+    assert gates.turn("Puma, not Nike.", 0, 4, shoes) is None
+
+
+def test_banned_words_leave_the_desired_term_free(pair: Pair) -> None:
+    milk = replace(pair, desired=Text("oat milk"), pink=Text("almond milk"), aliases_pink=("Milk",))
+    assert set(milk.banned) == {"almond", "Almond"}
+    go = replace(pair, pink=Text("Go"), aliases_pink=(Text("Golang"),), case_sensitive=True)
+    assert go.banned == ("Go", "Golang")
