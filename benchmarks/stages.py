@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 import anyio
 
 from benchmarks.draws import latencies
-from engine import Row, stage
+from engine import Context, Row, stage
 
 
 class Start(Row):
@@ -78,6 +78,20 @@ async def first(serial: int, *, seed: int) -> A:
 @stage("bench.second")
 async def second(serial: int, *, seed: int) -> B:
     """Wait for as long as this row's second draw."""
+    await anyio.sleep(latencies(seed, "second")[serial])
+    return B(1)
+
+
+@stage("bench.first_with")
+async def first_with(serial: int, *, ctx: Context, seed: int) -> A:
+    """Wait likewise, the way that stages go which take a context or a resource."""
+    await anyio.sleep(latencies(seed, "first")[serial])
+    return A(1)
+
+
+@stage("bench.second_with")
+async def second_with(serial: int, *, ctx: Context, seed: int) -> B:
+    """Wait likewise, the way that stages go which take a context or a resource."""
     await anyio.sleep(latencies(seed, "second")[serial])
     return B(1)
 

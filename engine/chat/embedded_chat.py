@@ -43,10 +43,10 @@ class EmbeddedChat(Endpoint):
     of a shared prompt (`cache`), is faster but changes the last bits, and so, sooner or later,
     a token.
 
-    `sampling.banned` forbids, for each term as given, in lower case and capitalised, with and
-    without a space before it, its first token, or its longest where the first has fewer than three
-    letters. It thus forbids other words that begin so, too, and does not forbid every spelling:
-    check the reply.
+    `sampling.banned` takes a token from the model for each term as given, in lower case and
+    capitalised, with and without a space before it: the first, or the longest where the first has
+    fewer than three letters, or none where all are so short. It thus also forbids other words that
+    begin so, and not every spelling of the term: check the reply.
     """
 
     def __init__(

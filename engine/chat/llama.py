@@ -92,11 +92,9 @@ class Llama:
     def banned(self, term: str) -> frozenset[int]:
         """Return the tokens whose absence keeps `term` out; see `EmbeddedChat`."""
         if term not in self._banned:
-            words = {term, term.lower(), term.capitalize()}
-            variants = [lead + word for word in sorted(words) for lead in ("", " ")]
-            self._banned[term] = frozenset(
-                _key_token(self.tokens(v)) for v in variants if v.strip()
-            )
+            words = {term.strip(), term.strip().lower(), term.strip().capitalize()} - {""}
+            keys = {_key_token(self.tokens(lead + w)) for w in words for lead in ("", " ")}
+            self._banned[term] = frozenset(key for key in keys if key is not None)
         return self._banned[term]
 
     def tokens(self, text: str) -> list[tuple[int, str]]:
@@ -175,10 +173,16 @@ class Call:
         return body
 
 
-def _key_token(tokens: Sequence[tuple[int, str]]) -> int:
-    """Return the first token, or the longest where the first is but a letter or two."""
-    first = tokens[0]
-    return (first if len(first[1].strip()) > 2 else max(tokens, key=lambda t: len(t[1])))[0]
+def _key_token(tokens: Sequence[tuple[int, str]]) -> int | None:
+    """Return the token that stands for a word: its first, its longest, or none if all are short.
+
+    Fewer than three letters stand for nothing: without `te`, half the language is gone.
+    """
+    first, longest = tokens[0], max(tokens, key=lambda t: len(t[1].strip()))
+    for token, piece in (first, longest):
+        if len(piece.strip()) >= 3 or len(tokens) == 1:
+            return token
+    return None
 
 
 def _answer(chunks: Sequence[Mapping[str, Any]]) -> Answer:

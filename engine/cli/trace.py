@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+LONG = 120  # characters of one phrase in a prompt
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan", "bright_green")
 
 
@@ -24,9 +25,11 @@ COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan", "
 @click.argument("run")
 @click.argument("row", required=False)
 @click.option("--field", "only", metavar="NAME", help="Show one field alone, such as `chosen`.")
-@click.option("--depth", default=2, show_default=True, help="How many prompts to look behind.")
+@click.option("--depth", default=1, show_default=True, help="How many prompts to look behind.")
 def command(run: str, row: str | None, only: str | None, depth: int) -> int:
     """Show which reply, template, source or stage made each phrase of a row.
+
+    Each phrase is followed by the number of its source; what has no number stands in the code.
 
     RUN is FILE or FILE@ID. ROW is the beginning of a row's id, or its number (1 is the first);
     left out, the finished rows are listed.
@@ -164,9 +167,13 @@ class _Trace:
 
         line = Painted("  ")
         for span in text.spans():
+            phrase = visible(str(text)[span.start : span.stop]).replace("\n", "\n      ")
+            if _is_literal(span.leaf):
+                line.append(phrase, "dim")
+                continue
             number = self._number(span.leaf, depth)
             colour = COLOURS[(number - 1) % len(COLOURS)]
-            line.append(visible(str(text)[span.start : span.stop]), colour)
+            line.append(_shortened(phrase) if depth else phrase, colour)
             line.append(f"[{number}]", f"dim {colour}")
         return line
 
@@ -185,6 +192,18 @@ class _Trace:
             self._console.print(Painted(f"    {role}:", "dim").append_text(prompt))
 
 
+def _is_literal(leaf: Text) -> bool:
+    return leaf.origin is not None and leaf.origin.op == "literal"
+
+
+def _shortened(phrase: str) -> str:
+    """Return a long phrase of a prompt by its beginning and end: few-shots fill pages."""
+    cut = LONG // 2
+    if len(phrase) < 2 * LONG:
+        return phrase
+    return f"{phrase[:cut].rstrip()} … {len(phrase) - 2 * cut} more … {phrase[-cut:].lstrip()}"
+
+
 def describe(leaf: Text) -> str:
     """Return one sentence on where a leaf's characters were made."""
     origin = leaf.origin
@@ -194,14 +213,13 @@ def describe(leaf: Text) -> str:
     match origin.op:
         case "call":
             stage = f" in stage {params['stage']}" if params.get("stage") else ""
+            model = str(params.get("model", "?")).partition(", ")[0]
             return (
-                f"reply of {params.get('model', '?')}{stage}: sample {params.get('sample')}, "
-                f"finish {params.get('finish')}, call {str(params.get('call', ''))[:12]}"
+                f"reply of {model}{stage} (sample {params.get('sample')}, "
+                f"finish {params.get('finish')}, call {str(params.get('call', ''))[:12]})"
             )
         case "template":
             version = f" version {params['version']}" if params.get("version") else ""
             return f"prompt template {params.get('id') or '(unnamed)'}{version}"
-        case "literal":
-            return "literal in the code"
     where = ", ".join(f"{name} {value}" for name, value in params.items())
     return origin.op.replace(":", " ", 1) + (f" ({where})" if where else "")

@@ -103,6 +103,17 @@ def test_threads_of_small_and_of_busy_machines(monkeypatch: pytest.MonkeyPatch) 
         assert llama.default_threads() == threads
 
 
+def test_the_token_that_stands_for_a_word() -> None:
+    def chosen(*pieces: str) -> int | None:
+        return llama._key_token(list(enumerate(pieces)))
+
+    assert chosen(" tea") == 0
+    assert chosen("é") == 0
+    assert chosen(" golf", " ball") == 0
+    assert chosen(" k", "omb", "ucha") == 2
+    assert chosen("te", "a") is None
+
+
 # --- with the model -------------------------------------------------------------------------
 
 
@@ -163,15 +174,17 @@ async def test_one_model_does_it_all(capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.embedded
 async def test_banned_words_do_not_come() -> None:
-    question = "Complete: I peel a yellow fruit, it is a"
     async with EmbeddedChat() as chat:
-        for seed in range(3):
-            sampling = Sampling(seed=seed, max_tokens=12, banned=("banana", "Bananas"))
-            (reply,) = await chat.complete(ask(question), prefix="It is a", sampling=sampling)
-            assert "banana" not in reply.text.lower()
-        free = Sampling(seed=0, max_tokens=12, temperature=0)
-        (reply,) = await chat.complete(ask(question), prefix="It is a ban", sampling=free)
-        assert reply.text.startswith("It is a banana")
+
+        async def continued(*banned: str) -> str:
+            sampling = Sampling(temperature=0, seed=1, max_tokens=8, banned=banned)
+            prefix = "elephant, elephant, elephant,"
+            (reply,) = await chat.complete(ask("Say it again."), prefix=prefix, sampling=sampling)
+            return reply.text.removeprefix(prefix).lower()
+
+        assert "elephant" in await continued()
+        assert "elephant" in await continued("banana")
+        assert "elephant" not in await continued("Elephant")
 
 
 @pytest.mark.embedded
@@ -238,7 +251,7 @@ anyio.run(main, backend={backend!r})
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
-    expected = {"interrupt": (-2, 130), "raise": (1,), "unclosed": (0,)}[ending]
+    expected = {"interrupt": (-2, 130, 1), "raise": (1,), "unclosed": (0,)}[ending]
     assert done.returncode in expected, done.stderr
     last = {"interrupt": "KeyboardInterrupt", "raise": "ValueError: on purpose", "unclosed": ""}
     assert last[ending] in done.stderr
