@@ -50,7 +50,7 @@ async def ran(text: str, count: int, inputs: Sequence[Row] | None = None) -> Non
 
 def measure(short: bool) -> list[Result]:
     """Return the ratio on asyncio, judged, and what else is worth knowing."""
-    count, repeats = (10_000, 7) if short else (50_000, 9)
+    count, repeats = (30_000, 7) if short else (60_000, 11)
     plain = [{"serial": i, "number": i % 1000} for i in range(count)]
     rows = [stages.Start(**row).keyed(str(row["serial"])) for row in plain]
     chain, source = CHAIN % (count, "true"), SOURCE % (count, "true")

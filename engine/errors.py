@@ -14,6 +14,7 @@ EngineError
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -109,13 +110,24 @@ def nearest(name: str, known: Iterable[str], *, say: str = "did you mean {}?") -
 
 
 def where(subject: object) -> str:
-    """Return `qualname (file:line)` of a function or class, as errors print it."""
+    """Return `name (file:line)` of a function or class, as errors print it."""
+    import inspect  # 20 ms, for an error's sake only
+
+    while isinstance(subject, functools.partial):
+        subject = subject.func
+    subject = getattr(subject, "__func__", subject)  # a method's function
+    if not hasattr(subject, "__qualname__"):
+        subject = type(subject)  # a callable object's class
+    name = getattr(subject, "__qualname__", repr(subject))
     code = getattr(subject, "__code__", None)
     if code is not None:
-        return f"{subject.__qualname__} ({short_path(code.co_filename)}:{code.co_firstlineno})"  # type: ignore[attr-defined]
-    name = getattr(subject, "__qualname__", repr(subject))
-    module = getattr(subject, "__module__", "")
-    return f"{name} ({module})" if module else name
+        return f"{name} ({short_path(code.co_filename)}:{code.co_firstlineno})"
+    try:
+        file = inspect.getsourcefile(subject)  # type: ignore[arg-type]
+        line = inspect.findsource(subject)[1] + 1  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return f"{name} ({getattr(subject, '__module__', 'unknown')})"
+    return f"{name} ({short_path(file or '')}:{line})"
 
 
 def short_path(path: str) -> str:

@@ -78,8 +78,10 @@ class Llama:
 
     def close(self) -> None:
         """Stop what runs, then the server."""
-        for call in list(self._running):
+        running = list(self._running)
+        for call in running:
             call.stop()
+        for call in running:
             call.ended.wait(CLOSING)
         del self._server  # its destructor joins llama.cpp's thread
 
@@ -87,7 +89,7 @@ class Llama:
         """Return the request as the model reads it: its own chat template, then the prefix."""
         messages = [{"role": m.role, "content": str(m.content)} for m in request.messages]
         rendered: str = self._post("/apply-template", {"messages": messages})["prompt"]
-        return rendered + request.prefix
+        return rendered + str(request.prefix)
 
     def banned(self, term: str) -> frozenset[int]:
         """Return the tokens whose absence keeps `term` out; see `EmbeddedChat`."""

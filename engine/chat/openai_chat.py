@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from importlib import import_module
 from types import TracebackType
@@ -128,10 +129,12 @@ class OpenAIChat(Endpoint):
                 self._safe(f"connection: {error.__cause__ or error}"), retryable=True
             ) from None
         try:
-            return self._answer(json.loads(reply.content))
+            answer = self._answer(json.loads(reply.content))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             start = self._safe(reply.content[:80].decode("utf-8", "replace"))
             raise ChatError(f"not a chat completion: {start!r}", retryable=True) from error
+        # llama.cpp's server repeats the prefix in its reply, vLLM does not.
+        return replace(answer, text=answer.text.removeprefix(request.prefix))
 
     def _body(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling

@@ -57,9 +57,9 @@ class Request:
     """How the reply must begin; the endpoint returns only what comes after it."""
     sampling: Sampling
     schema: Mapping[str, Any] | None
-    """JSON Schema of the reply."""
+    """JSON Schema of what comes after the prefix."""
     grammar: str | None
-    """GBNF grammar of the reply."""
+    """GBNF grammar of what comes after the prefix."""
     top_logprobs: int
 
     def canonical(self) -> dict[str, Any]:
@@ -199,8 +199,9 @@ class Chat(Resource, Protocol):
     ) -> Sequence[Reply]:
         """Return `n` replies that continue `messages`.
 
-        `prefix` is how each reply must begin (a Text keeps its graph). Equal requests made at once
-        by one row must pass distinct `key`s; made one after the other they are told apart by count.
+        `prefix` is how each reply must begin (a Text keeps its graph); a `schema` or `grammar`
+        holds for what comes after it. Equal requests made at once by one row must pass distinct
+        `key`s; made one after the other they are told apart by count.
         Raises ChatError when the endpoint cannot do it or fails for good.
         """
         ...

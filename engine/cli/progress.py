@@ -63,6 +63,13 @@ class Progress:
             elif self._mode == "plain":
                 click.echo(self._line(), err=True)
 
+    def say(self, message: str) -> None:
+        """Print a line above the table."""
+        if self._view is None:
+            click.echo(message, err=True)
+        else:
+            self._view.console.print(message, markup=False, highlight=False)
+
     def _table(self) -> Any:
         from rich.table import Table
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from engine.cli.progress import Progress
     from engine.runs import Run, Summary
 
 __all__ = ["command"]
@@ -55,7 +56,7 @@ async def _run(run: Run, file: str, quiet: bool) -> int:
     progress = Progress(run, quiet=quiet)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_signals, run, stopped, tasks.cancel_scope, file)
+            tasks.start_soon(_signals, run, stopped, progress)
             with progress:
                 tasks.start_soon(progress.live)
                 async with run:
@@ -96,31 +97,16 @@ async def _print_rows(run: Run) -> None:
         sys.stdout.buffer.flush()
 
 
-async def _signals(run: Run, stopped: list[int], scope: object, file: str) -> None:
+async def _signals(run: Run, stopped: list[int], progress: Progress) -> None:
     """Drain on the first signal; stop at once on the second."""
     import anyio
 
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            stopped.append(int(number))
-            if len(stopped) == 1:
-                click.echo(
-                    "engine: stopping: what is in flight is finished first (again: stop at once)",
-                    err=True,
-                )
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_second, run, stopped, tasks.cancel_scope)
-                    await run.drain()
-                    tasks.cancel_scope.cancel()
-                return
-
-
-async def _second(run: Run, stopped: list[int], scope: object) -> None:
-    import anyio
-
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            stopped.append(int(number))
-            run.stop()
-            scope.cancel()  # type: ignore[attr-defined]
-            return
+        async with anyio.create_task_group() as tasks:
+            async for number in signals:
+                stopped.append(int(number))
+                if len(stopped) == 1:
+                    progress.say("engine: stopping once what is in flight is done; again stops at once")
+                    tasks.start_soon(run.drain)
+                else:
+                    run.stop()

@@ -243,6 +243,15 @@ async def test_what_is_sent() -> None:
     assert body["repeat_penalty"] == 1.1
 
 
+async def test_a_prefix_is_not_repeated_whether_the_server_does_or_not() -> None:
+    responses = [reply(200, completion(text)) for text in ("So be it.", " be it.")]
+    async with serving(*responses) as server:
+        async with OpenAIChat(model="m", base_url=server.base_url, features=("prefix",)) as chat:
+            for _ in responses:
+                (whole,) = await chat.complete(ask(), prefix="So")
+                assert whole.text == "So be it."
+
+
 async def test_a_server_without_seeds_gets_none_and_optional_fields_are_not_strict() -> None:
     class Maybe(BaseModel):
         a: str = ""

@@ -35,14 +35,14 @@ OPENINGS = (
     "A friend of mine talks about {desired} all the time.",
 )
 SHIFTS = (
-    ("a friend's advice", "A friend told me about {pink}."),
-    ("a comparison", "And how does it compare with {pink}"),
+    ("a friend's advice", "A friend told me about {pink}. Would you"),
+    ("a comparison", "And how would you compare that with {pink}"),
     ("a doubt", "Would {pink} be a better choice"),
-    ("something read online", "I have read a lot about {pink}."),
+    ("something read online", "I have read a lot about {pink}. Can you"),
     ("curiosity", "What about {pink}"),
-    ("a change of mind", "Maybe I should look at {pink}."),
+    ("a change of mind", "Maybe I should look at {pink}. What do you"),
 )
-"""Why the second term comes up, and the user's first words when it does."""
+"""Why the second term comes up, and the user's first words when it does: they begin a question."""
 
 
 class Point(NamedTuple):

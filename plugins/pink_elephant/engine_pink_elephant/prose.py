@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from difflib import SequenceMatcher
+from itertools import islice
 
 from engine import Text
 
@@ -14,12 +15,10 @@ _END = re.compile(r"""[.!?…]["'”’)\]]*(?=\s|$)""")  # noqa: RUF001
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
-def whole(text: Text) -> Text:
-    """Return the text up to the end of its last sentence, "" if it has none."""
-    end = 0
-    for match in _END.finditer(text):
-        end = match.end()
-    return text[:end].strip()
+def whole(text: Text, *, sentences: int | None = None) -> Text:
+    """Return the text's whole sentences (the first so many), "" if it has none."""
+    ends = [match.end() for match in islice(_END.finditer(text), sentences)]
+    return text[: ends[-1]].strip() if ends else text[:0]
 
 
 def sentence_at(text: Text, place: int) -> Text:

@@ -61,9 +61,11 @@ class Pair(Row):
         for name in (self.pink, *self.aliases_pink):
             words = [word for word in str(name).split() if word.casefold() not in needed]
             if words:
-                word = max(words, key=len)
-                forms = [word] if self.case_sensitive else [word, word.lower(), word.capitalize()]
-                banned.update(dict.fromkeys(forms))
+                word = max(words, key=len).removesuffix("'s")
+                one = word[:-1] if word.endswith("s") and word[-2:-1] not in "siu" else word
+                for form in dict.fromkeys((word, one)):
+                    cases = (form,) if self.case_sensitive else (form, form.lower(), form.title())
+                    banned.update(dict.fromkeys(cases))
         return tuple(banned)
 
 

@@ -72,7 +72,7 @@ async def _by_turns(
         [reply] = await llm.complete(
             messages, prefix=head + " " + first if first else head, sampling=sampling
         )
-        text = words(reply, after=len(head))
+        text = brief(reply, after=len(head)) if forced and at == turns - 1 else words(reply, after=len(head))
         if fault := gates.turn(text, at, turns, pair):
             reply.refuse(fault)
         said.append(Message(role=role, content=text))
@@ -101,7 +101,7 @@ async def _as_script(
     if fault and forced:
         opening = one_of("forced_dialogue", ctx.rng, pink=pair.pink)
         reply = await continued(llm, before, opening, Sampling(max_tokens=turn_tokens))
-        last, origin = Message(role="assistant", content=words(reply)), "forced_dialogue"
+        last, origin = Message(role="assistant", content=brief(reply)), "forced_dialogue"
         fault = gates.turn(last.content, len(before), len(said), pair)
     if fault:
         reply.refuse(fault)
