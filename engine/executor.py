@@ -215,6 +215,19 @@ class _Runner:
             outlet.close()
         self.executor.event(lambda run: StageEnded(run, self.key, self.counters))
 
+    async def settle(self, item: Item, outcome: Outcome) -> None:
+        """Count a row by its outcome, and pass it, or a signal in its place, on."""
+        row_id, order, fields = item
+        if outcome.kind == "row":
+            self.counters.out += 1
+            await self.emit((row_id, order, {**fields, **outcome.fields}))
+            return
+        if outcome.kind == "reject":
+            self.reject(item, outcome)
+        else:
+            self.die(item, outcome)
+        await self.emit((row_id, order, None))
+
     def reject(self, item: Item, outcome: Outcome) -> None:
         """Count a rejected row, and keep its reason."""
         self.counters.rejected += 1
@@ -348,7 +361,7 @@ class _Map(_Workers):
             return
         async with contextlib.aclosing(self._rows()) as rows:  # type: ignore[type-var]
             async for item in rows:
-                await self._settle(item, await self._outcome(item))
+                await self.settle(item, await self._outcome(item))
 
     async def _outcome(self, item: Item) -> Outcome:
         execution, store = self.execution, self.store
@@ -367,18 +380,6 @@ class _Map(_Workers):
             store.put_memo(key, self.memo_of(outcome))
         store.drop_workdir(key)
         return outcome
-
-    async def _settle(self, item: Item, outcome: Outcome) -> None:
-        row_id, order, fields = item
-        if outcome.kind == "row":
-            self.counters.out += 1
-            await self.emit((row_id, order, {**fields, **outcome.fields}))
-            return
-        if outcome.kind == "reject":
-            self.reject(item, outcome)
-        else:
-            self.die(item, outcome)
-        await self.emit((row_id, order, None))
 
     async def _fast(self) -> None:
         """Move rows through a stage that needs neither memo, context, limit nor clock."""
@@ -405,7 +406,7 @@ class _Map(_Workers):
                     out = await func(*args(fields))
                     added = out.__dict__ if type(out) is adds else execution.added(out, fields, fields)
                 except Exception as error:
-                    await self._settle(item, await self._again(item, error))
+                    await self.settle(item, await self._again(item, error))
                     continue
                 counters.out += 1
                 item = (row_id, order, {**fields, **added})
@@ -535,10 +536,8 @@ class _Source(_Runner):
                 if isinstance(out, Reject):
                     await self._rejected(order, out)
                     continue
-                if plain and isinstance(out, adds):
-                    fields = out.__dict__
-                else:
-                    fields = execution.added(out, {}, {})
+                simple = plain and isinstance(out, adds)
+                fields = out.__dict__ if simple else execution.added(out, {}, {})
                 item = (self._row_id(out, fields, seen), order, fields)
                 counters.out += 1
                 for outlet in self.outlets:
@@ -648,10 +647,8 @@ class _Batch(_Runner):
             self.counters.received += len(items)
             outcomes = await self._outcomes(items)
             for item, outcome in zip(items, outcomes, strict=True):
-                await self._settle(item, outcome)
+                await self.settle(item, outcome)
             await anyio.lowlevel.checkpoint()
-
-    _settle = _Map._settle
 
     async def _outcomes(self, items: list[Item]) -> list[Outcome]:
         execution, store = self.execution, self.store

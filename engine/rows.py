@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from engine.errors import DefinitionError
 from engine.text import Text
 
-__all__ = ["Added", "Artifact", "Dialogue", "Message", "Reject", "Row"]
+__all__ = ["Added", "Artifact", "Dialogue", "Message", "Reject", "Row", "plain"]
 
 RESERVED = frozenset({"add", "keyed", "reject", "row_id", "fields"})
 
@@ -156,3 +156,18 @@ class Artifact:
     media_type: str
     size: int
     folder: bool = False
+
+
+def plain(value: Any) -> Any:
+    """Return a value as a dataset or a view shows it: no texts, models or tuples, only JSON."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, BaseModel):
+        return {name: plain(item) for name, item in value.__dict__.items()}
+    if isinstance(value, Artifact):
+        return dataclasses.asdict(value)
+    return value

@@ -143,7 +143,7 @@ class Run:
             self._status = "failed"
         finally:
             self._seconds = anyio.current_time() - self._started
-            self._output.closed or self._output.close()
+            self._output.close()
 
     async def __aexit__(
         self,

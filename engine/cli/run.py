@@ -83,7 +83,7 @@ async def _run(run: Run, file: str, quiet: bool) -> int:
 async def _print_rows(run: Run) -> None:
     import orjson
 
-    from engine.store.codec import plain
+    from engine.rows import plain
 
     async for row in run:
         record = {"row_id": row.row_id} | {name: plain(value) for name, value in row.fields.items()}

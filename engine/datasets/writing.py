@@ -13,10 +13,9 @@ import anyio.to_thread
 import orjson
 
 from engine.datasets.schema import arrow_schema, arrow_value
-from engine.rows import Row
+from engine.rows import Row, plain
 from engine.services import Counters
 from engine.stages import Context, OutputPath, stage
-from engine.store.codec import plain
 
 __all__ = ["write"]
 

@@ -37,11 +37,15 @@ def transcript(dialogue: Sequence[Message]) -> Text:
     return Text("\n").join(SPEAKERS[turn.role] + " " + turn.content for turn in dialogue)
 
 
-def words(reply: Reply, *, after: int = 0, lines: bool = False) -> Text:
+def words(
+    reply: Reply, *, after: int = 0, lines: bool = False, sentences: int | None = None
+) -> Text:
     """Return what a reply says, from character `after`: its first line, or all of its `lines`.
 
-    Of a reply that was cut short, the whole sentences.
+    With `sentences`, the first so many; of a reply that was cut short, the whole ones.
     """
     said = reply.text[after:].strip()
     said = said if lines else said.split("\n", 1)[0].rstrip()
-    return prose.whole(said) if reply.finish == "length" else said
+    if sentences is None and reply.finish != "length":
+        return said
+    return prose.whole(said, sentences=sentences)

@@ -13,7 +13,7 @@ from engine.rows import Dialogue
 from engine_pink_elephant import gates, prose
 from engine_pink_elephant.prompts import one_of, prompt, templates, transcript, words
 from engine_pink_elephant.rows import Critique, Pair, Preference, Revision
-from engine_pink_elephant.writing import continued
+from engine_pink_elephant.writing import FORCED_SENTENCES, continued
 
 __all__ = ["critique", "preferences", "revision"]
 
@@ -89,7 +89,7 @@ async def revision(
             critique=critique,
         )
         [reply] = await llm.complete(messages, sampling=sampling)
-    text = words(reply, lines=True)
+    text = words(reply, lines=True, sentences=FORCED_SENTENCES if forced else None)
     earlier = [turn.content for turn in before]
     bands = gates.Bands(similarity, length)
     if fault := gates.revision(text, last.content, earlier, pair, bands):

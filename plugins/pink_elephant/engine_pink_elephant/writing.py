@@ -17,6 +17,8 @@ __all__ = ["dialogue"]
 
 Turns = Annotated[int, Field(ge=4, le=20, multiple_of=2)]
 Role = Literal["user", "assistant"]
+FORCED_SENTENCES = 2
+"""A small model that goes on from words of ours soon begins to ramble."""
 
 
 class Line(BaseModel):
@@ -65,14 +67,16 @@ async def _by_turns(
         begun = transcript(said) + "\n" if said else Text()
         head = begun + SPEAKERS[role]
         first = {0: plan.opening, turns - 2: plan.shift}.get(at)
-        if forced and at == turns - 1:
+        force = forced and at == turns - 1
+        if force:
             first = one_of("forced_dialogue", ctx.rng, pink=pair.pink)
         banned = pair.banned if at < turns - 2 else ()
-        sampling = Sampling(max_tokens=turn_tokens, stop=("\n",), banned=banned)
         [reply] = await llm.complete(
-            messages, prefix=head + " " + first if first else head, sampling=sampling
+            messages,
+            prefix=head + " " + first if first else head,
+            sampling=Sampling(max_tokens=turn_tokens, stop=("\n",), banned=banned),
         )
-        text = brief(reply, after=len(head)) if forced and at == turns - 1 else words(reply, after=len(head))
+        text = words(reply, after=len(head), sentences=FORCED_SENTENCES if force else None)
         if fault := gates.turn(text, at, turns, pair):
             reply.refuse(fault)
         said.append(Message(role=role, content=text))
@@ -101,7 +105,10 @@ async def _as_script(
     if fault and forced:
         opening = one_of("forced_dialogue", ctx.rng, pink=pair.pink)
         reply = await continued(llm, before, opening, Sampling(max_tokens=turn_tokens))
-        last, origin = Message(role="assistant", content=brief(reply)), "forced_dialogue"
+        last, origin = (
+            Message(role="assistant", content=words(reply, sentences=FORCED_SENTENCES)),
+            "forced_dialogue",
+        )
         fault = gates.turn(last.content, len(before), len(said), pair)
     if fault:
         reply.refuse(fault)
