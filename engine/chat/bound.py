@@ -34,6 +34,8 @@ class Endpoint(Chat, abc.ABC):
     `sampling` holds its defaults (they stand in `identity`); `limiter` its slots and retries.
     """
 
+    name: str = ""
+    """What people call the model; it stands in traces beside the identity."""
     sampling: Sampling = Sampling()
     limiter: Limiter
     surrogates: int = 0
@@ -226,6 +228,8 @@ class Bound(Chat):
             inputs=[Text(m.content) for m in request.messages] + ([Text(prefix)] if prefix else []),
             params={
                 "model": self.identity,
+                "name": self._endpoint.name,
+                "stage": ctx.stage_key,
                 "roles": [m.role for m in request.messages],
                 "sampling": sampling.model_dump(exclude_defaults=True, mode="json"),
                 "sample": sample,

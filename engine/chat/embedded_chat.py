@@ -60,6 +60,7 @@ class EmbeddedChat(Endpoint):
         cache: bool = False,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     ) -> None:
+        self.name = model.rpartition("/")[2]
         self.sampling = sampling.over(DEFAULTS)
         self.limiter = Limiter(slots, tries=2)  # a reply past its deadline is late again
         self._model, self._slots, self._threads = model, slots, threads

@@ -60,6 +60,7 @@ class FixtureChat(Endpoint):
     """
 
     def __init__(self, *, file: InputFile) -> None:
+        self.name = "fixture"
         self.limiter = Limiter(longest=0)  # nothing to be patient with
         self.requests: list[Request] = []
         self._file = file

@@ -59,6 +59,7 @@ class OpenAIChat(Endpoint):
         prices: tuple[float, float, float] | None = None,
     ) -> None:
         self.sampling, self.limiter = sampling, Limiter(slots, rpm=rpm, tpm=tpm)
+        self.name = model
         self._model, self._base_url, self._key_env = model, base_url, api_key_env
         self._features, self._timeout, self._prices = frozenset(features), timeout, prices
         self._client: openai.AsyncOpenAI | None = None

@@ -213,7 +213,7 @@ def describe(leaf: Text) -> str:
     match origin.op:
         case "call":
             stage = f" in stage {params['stage']}" if params.get("stage") else ""
-            model = str(params.get("model", "?")).partition(", ")[0]
+            model = params.get("name") or str(params.get("model", "?")).partition(", ")[0]
             return (
                 f"reply of {model}{stage} (sample {params.get('sample')}, "
                 f"finish {params.get('finish')}, call {str(params.get('call', ''))[:12]})"

@@ -66,11 +66,15 @@ class BlobFolder:
                 digest, length = _digest(file)
                 manifest.append([file.relative_to(path).as_posix(), digest, length])
                 size += length
+            for inner in (path, *[p for p in path.rglob("*") if p.is_dir()]):
+                _sync_folder(inner)
             name = blake2b(orjson.dumps(manifest), digest_size=16).hexdigest()
         else:
             name, size = _digest(path)
         target = self._place(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            _sync_folder(self.root)
         if not target.exists():
             try:
                 path.rename(target)
@@ -87,7 +91,7 @@ class BlobFolder:
 def _digest(file: Path) -> tuple[str, int]:
     """Return (BLAKE2b-128, size) of a file, and make its bytes durable."""
     h, size = blake2b(digest_size=16), 0
-    with file.open("rb+") as stream:
+    with file.open("rb") as stream:
         while chunk := stream.read(1 << 20):
             h.update(chunk)
             size += len(chunk)

@@ -59,8 +59,10 @@ class RunRecord:
 class Store(Protocol):
     """Memo, calls, texts, rows and blobs of one pipeline.
 
-    Writes are queued and committed in order, in groups; `flush` returns once all are durable.
-    Reads see what has been committed.
+    Writes are queued and committed in order, in groups; what is queued without an await in between
+    is committed together or not at all. `flush` returns once all are durable. Reads see what has
+    been committed. Once a write has failed, nothing more is taken: each call raises StoreError.
+    Fields that a row cannot carry raise TypeError, naming the field, and nothing is queued.
     """
 
     calls: CallRecords
@@ -78,7 +80,7 @@ class Store(Protocol):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Commit what is queued, and close."""
+        """Commit what is queued, and close. Raises StoreError if it cannot be committed."""
         ...
 
     def begin(self, *, pipeline: str, fresh: bool) -> None:
@@ -90,7 +92,10 @@ class Store(Protocol):
         ...
 
     def memo(self, key: bytes, ordinal: int = -1) -> Memo | None:
-        """Return a recorded result (of this generation), or one entry of a sequence."""
+        """Return a recorded result (of this generation), or one entry of a sequence.
+
+        Raises StoreError, as all that reads does, for a record or a text that is damaged.
+        """
         ...
 
     def put_memo(self, key: bytes, memo: Memo, ordinal: int = -1) -> None:
@@ -102,7 +107,11 @@ class Store(Protocol):
         ...
 
     def rows(self, *, fate: Fate | None = None, run: int | None = None) -> Iterator[RowRecord]:
-        """Yield the manifest of a run in order."""
+        """Yield the manifest of a run (this one) in order."""
+        ...
+
+    def runs(self) -> list[RunRecord]:
+        """Return the runs of this store, oldest first."""
         ...
 
     def spool(self, place: str, row_id: bytes, fields: Mapping[str, Any]) -> None:
@@ -110,7 +119,7 @@ class Store(Protocol):
         ...
 
     async def unspool(self, place: str, row_ids: Sequence[bytes]) -> list[dict[str, Any]]:
-        """Return rows that were spooled, in the order asked for."""
+        """Return rows that were spooled in this run, in the order asked for."""
         ...
 
     @property
@@ -119,7 +128,7 @@ class Store(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Return once everything queued so far is durable."""
+        """Return once everything queued so far is durable. Raises StoreError if it cannot be."""
         ...
 
     def workdir(self, key: bytes) -> Path:
@@ -127,5 +136,5 @@ class Store(Protocol):
         ...
 
     def drop_workdir(self, key: bytes) -> None:
-        """Remove the work folder of a memo key, if there is one."""
+        """Remove the work folder of a memo key, if any, once all queued so far is durable."""
         ...

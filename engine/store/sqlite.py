@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import time
@@ -66,7 +65,7 @@ class SqliteStore(Reader):
             self._has_work = self._work.exists()
             self._writer = writer
             self._commits = Commits(writer, threaded=self.folder is not None)
-            self.write, self.flush = self._commits.write, self._commits.flush
+            stack.push_async_callback(self._commits.close)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             self._tasks.start_soon(self._commits.run)
             self._stack = stack.pop_all()
@@ -79,13 +78,149 @@ class SqliteStore(Reader):
         traceback: TracebackType | None,
     ) -> None:
         """Commit what is queued, and close. Raises StoreError if it cannot be committed."""
-        async with self._stack:  # leaves in reverse: the task group, connections, lock
-            self._tasks.cancel_scope.shield = True
-            self._tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await self._commits.close()
+        self._tasks.cancel_scope.shield = True  # whatever happens around: a commit ends first
+        self._tasks.cancel_scope.cancel()
+        await self._stack.aclose()
+
+    # --- writing ----------------------------------------------------------------------------
+
+    def write(self, sql: str, values: tuple[Any, ...]) -> None:
+        """Queue one statement. Raises StoreError once the store has failed."""
+        self._commits.write(sql, values)
 
     @property
     def backlog(self) -> int:
         """Bytes queued and not yet committed."""
         return self._commits.backlog
+
+    async def flush(self) -> None:
+        """Return once everything queued so far is durable. Raises StoreError if it cannot be."""
+        await self._commits.flush()
+
+    def _encode(self, fields: Mapping[str, Any]) -> bytes:
+        texts: list[Text] = []
+        body = encode(fields, texts)
+        for text in texts:
+            for did, record in to_records(text, self._is_stored):
+                self.write("INSERT OR IGNORE INTO texts VALUES (?,?)", (did, record))
+                self._known[did] = None
+        while len(self._known) > KNOWN_TEXTS:
+            self._known.popitem(last=False)
+        return body
+
+    def _is_stored(self, did: bytes) -> bool:
+        return did in self._known or did in self._texts
+
+    # --- runs and their rows ----------------------------------------------------------------
+
+    def begin(self, *, pipeline: str, fresh: bool) -> None:
+        """Begin a run, in a new generation if `fresh`, else in the newest."""
+        found = self.read("SELECT coalesce(max(id), 0), coalesce(max(generation), 0) FROM runs")
+        last, generation = found or (0, 0)
+        self.run = last + 1
+        self.generation = max(1, generation + bool(fresh))
+        values = (self.run, self.generation, time.time(), "running", pipeline, b"{}")
+        try:
+            with self._writer:
+                self._writer.execute("INSERT INTO runs VALUES (?,?,?,?,?,?)", values)
+        except apsw.Error as error:
+            raise StoreError(f"the store cannot be written: {error}") from error
+
+    async def end(self, status: str, summary: Mapping[str, Any]) -> None:
+        """Write how the run ended."""
+        values = (status, dump_json(summary), self.run)
+        self.write("UPDATE runs SET status=?, summary=? WHERE id=?", values)
+        self.write("DELETE FROM spool", ())
+        await self.flush()
+
+    def put_row(self, record: RowRecord) -> None:
+        """Queue a line of the run's manifest."""
+        place, body = order_bytes(record.order), self._encode(record.fields)
+        note = dump_json(record.note)
+        self.write(
+            "INSERT OR REPLACE INTO rows VALUES (?,?,?,?,?,?,?)",
+            (self.run, record.fate, record.stage, record.row_id, place, body, note),
+        )
+
+    def spool(self, place: str, row_id: bytes, fields: Mapping[str, Any]) -> None:
+        """Queue a row that waits for its turn, so that it need not wait in memory."""
+        values = (place, row_id, self._encode(fields))
+        self.write("INSERT OR REPLACE INTO spool VALUES (?,?,?)", values)
+
+    async def unspool(self, place: str, row_ids: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Return rows that were spooled, in the order asked for."""
+        found = []
+        for row_id in row_ids:
+            body = self._spooled(place, row_id)
+            if body is None:  # it may be queued still
+                await self.flush()
+                body = self._spooled(place, row_id)
+            if body is None:
+                raise StoreError(f"the row {row_id.hex()}, which waited for {place}, is missing")
+            found.append(decode(body, self.text))
+        return found
+
+    def _spooled(self, place: str, row_id: bytes) -> bytes | None:
+        found = self.read("SELECT body FROM spool WHERE place=? AND row=?", (place, row_id))
+        return found[0] if found else None
+
+    # --- memo -------------------------------------------------------------------------------
+
+    def memo(self, key: bytes, ordinal: int = -1) -> Memo | None:
+        """Return a recorded result of this generation, or one entry of a sequence."""
+        found = self.read(
+            "SELECT kind, body, note, count, row, own_key FROM memo"
+            " WHERE generation=? AND key=? AND ordinal=?",
+            (self.generation, key, ordinal),
+        )
+        if found is None:
+            return None
+        kind, body, note, count, row, own = found
+        own_key = None if own is None else own.decode("utf-8", "surrogatepass")
+        return Memo(kind, decode(body, self.text), load_json(note), count, row, own_key)
+
+    def put_memo(self, key: bytes, memo: Memo, ordinal: int = -1) -> None:
+        """Queue a result."""
+        own_key = None if memo.key is None else memo.key.encode("utf-8", "surrogatepass")
+        body, note = self._encode(memo.fields), dump_json(memo.note)
+        self.write(
+            "INSERT OR REPLACE INTO memo VALUES (?,?,?,?,?,?,?,?,?)",
+            (self.generation, key, ordinal, memo.kind, body, note, memo.count, memo.row, own_key),
+        )
+
+    # --- work folders -----------------------------------------------------------------------
+
+    def workdir(self, key: bytes) -> Path:
+        """Return (and make) the work folder of a memo key."""
+        path = self._work / key.hex()
+        path.mkdir(parents=True, exist_ok=True)
+        self._has_work = True
+        return path
+
+    def drop_workdir(self, key: bytes) -> None:
+        """Remove the work folder of a memo key once all that is queued so far is durable."""
+        if self._has_work:
+            path = self._work / key.hex()
+            self._commits.after(lambda: shutil.rmtree(path, ignore_errors=True))
+
+
+class ReadOnlyStore(Reader):
+    """A store that somebody else may be writing: `engine trace` looks through this."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        path = folder / "store.sqlite"
+        if not path.is_file():
+            raise StoreError(
+                f"there is no store at {short_path(str(folder))}: run the pipeline first"
+            )
+        self._connection = open_for_reading(path)
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+
+def find_runs(folder: Path) -> ReadOnlyStore:
+    """Open a pipeline's store for reading. Raises StoreError when there is none, or it is damaged."""
+    return ReadOnlyStore(folder)
