@@ -49,7 +49,7 @@ def measure(short: bool) -> list[Result]:
     results = [
         Result(
             f"memory (keyed{', short' if short else ''})",
-            f"+{keyed:.1f} MB",
+            f"{keyed:+.1f} MB",
             f"<= {target:.0f} MB",
             keyed <= target,
             text,
@@ -57,7 +57,7 @@ def measure(short: bool) -> list[Result]:
     ]
     if not short:
         content, text = growth(few, many, "--content")
-        results.append(Result("memory (content ids)", f"+{content:.1f} MB", "-", None, text))
+        results.append(Result("memory (content ids)", f"{content:+.1f} MB", "-", None, text))
     return results
 
 

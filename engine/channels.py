@@ -23,7 +23,7 @@ __all__ = ["Channel", "Concat", "Inbox", "Item", "Outlet", "Union"]
 Order = tuple[int, ...]
 Item = tuple[bytes | None, Order, Any]
 """(row id, order key, fields)."""
-CAPACITY = 256
+CAPACITY = 1024
 HELD_IN_MEMORY = 1024
 BACKLOG_BYTES = 32 << 20
 
@@ -96,7 +96,14 @@ class Channel:
         while not self.try_put(item):
             event = anyio.Event()
             self.putters.append(event)
-            await event.wait()
+            try:
+                await event.wait()
+            except BaseException:
+                if not event.is_set():
+                    self.putters.remove(event)
+                else:
+                    self.drained()
+                raise
 
     def push(self, item: Item) -> None:
         """Take an item even if the queue is full: signals, which are few."""
@@ -125,7 +132,14 @@ class Channel:
                 return False
             event = anyio.Event()
             self._waiting.append(event)
-            await event.wait()
+            try:
+                await event.wait()
+            except BaseException:  # cancelled: give the place back, or pass the wake-up on
+                if not event.is_set():
+                    self._waiting.remove(event)
+                elif self.items:
+                    self._wake()
+                raise
         if len(self.items) > 1:
             self._wake()
         return True

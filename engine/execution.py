@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +22,7 @@ from engine.stages import Context, Read, row_fields, strip_annotated
 from engine.store.protocol import Store
 from engine.text import Text
 
-__all__ = ["Execution", "Outcome", "ResourcePool"]
+__all__ = ["Execution", "Outcome", "ResourcePool", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Execution:
         self.args = _arguments(wired)
         self.limiter = limits[wired.model.limit] if wired.model.limit else None
         self._names = {r.name: wired.taken(r.name) for r in self.spec.reads}
+        self._holders: set[int] = set()  # ids of contexts
         self.bare = not (
             self.recorded
             or self.spec.resources
@@ -236,59 +238,85 @@ class Execution:
         """Hold the stage's named limit, and its clock."""
         async with AsyncExitStack() as stack:
             if self.limiter is not None:
-                await stack.enter_async_context(self.limiter)
+                await self._hold(ctx)
+                stack.callback(self._let_go, ctx)
             if self.wired.model.timeout is not None:
                 ctx.scope = stack.enter_context(anyio.fail_after(self.wired.model.timeout))
             yield
 
+    @asynccontextmanager
+    async def apart(self, ctx: Context) -> AsyncIterator[None]:
+        """Wait for other stages, holding neither the limit nor the clock: they may need the limit."""
+        held = id(ctx) in self._holders
+        self._let_go(ctx)
+        self.counters.parked += 1
+        try:
+            with ctx.clock_stopped():
+                yield
+                if held:
+                    await self._hold(ctx)
+        finally:
+            self.counters.parked -= 1
+
+    async def _hold(self, ctx: Context) -> None:
+        if self.limiter is not None:
+            await self.limiter.acquire_on_behalf_of(id(ctx))
+            self._holders.add(id(ctx))
+
+    def _let_go(self, ctx: Context) -> None:
+        if self.limiter is not None and id(ctx) in self._holders:
+            self._holders.discard(id(ctx))
+            self.limiter.release_on_behalf_of(id(ctx))
+
     async def attempts(
-        self, row_id: bytes, once: Callable[[Context], Any], key: bytes | None = None
+        self,
+        row_id: bytes,
+        once: Callable[[Context], Any],
+        key: bytes | None = None,
+        failed: Exception | None = None,
     ) -> Outcome:
-        """Run `once` until it gives fields, rejects, or the attempts are spent."""
+        """Run `once` until it gives fields, rejects, or the attempts are spent.
+
+        `failed` is the error of a first attempt that has been made already.
+        """
         calls = self.store.calls if self.store is not None else MemoryCalls()
-        last: Exception | None = None
-        retry = self.wired.model.retry
-        for attempt in range(1, retry + 1):
+        last, retry = failed, self.wired.model.retry
+        for attempt in range(1 if failed is None else 2, retry + 1):
+            self.counters.retries += attempt > 1
             ctx = self.context(row_id, attempt, calls)
             if key is not None and self.store is not None:
-                store = self.store
-                ctx.make_workdir = lambda: store.workdir(key)
+                ctx.make_workdir = functools.partial(self.store.workdir, key)
             try:
                 async with self.guarded(ctx):
                     return Outcome("row", await once(ctx), attempts=attempt)
             except Reject as verdict:
-                return Outcome(
-                    "reject", {}, verdict.reason, _example(verdict.span), attempts=attempt
-                )
+                return rejected(verdict, attempt)
             except ResourceError:
                 raise  # it concerns every row
-            except BadReply as error:
-                last = error
             except TimeoutError:
-                last = TimeoutError(f"no result within {self.wired.model.timeout:g} s")
+                last = TimeoutError(f"no result within {self.wired.model.timeout or 0:g} s")
             except Exception as error:
                 last = error
-            if attempt < retry:
-                self.counters.retries += 1
         if isinstance(last, BadReply):
             return Outcome("reject", {}, last.reason, attempts=retry)
         return Outcome("dead", {}, error=last, attempts=retry)
 
-    async def map(self, item: Item) -> Outcome:
-        """Run a map on one row."""
+    async def map(self, item: Item, failed: Exception | None = None) -> Outcome:
+        """Run a map on one row; `failed` as in `attempts`."""
         row_id, _, fields = item
 
         async def once(ctx: Context) -> Mapping[str, Any]:
             out = await self.func(*self.args(fields), **await self.keywords(ctx))
             return self.added(out, fields, fields)
 
-        return await self.attempts(
-            row_id or b"", once, self.row_key(item) if self.recorded else None
-        )
+        key = self.row_key(item) if self.recorded else None
+        return await self.attempts(row_id or b"", once, key, failed)
 
 
-def _example(span: str | None) -> str:
-    return "" if span is None else str(span)[:200]
+def rejected(verdict: Reject, attempts: int = 1) -> Outcome:
+    """Turn a Reject into an outcome."""
+    example = "" if verdict.span is None else str(verdict.span)[:200]
+    return Outcome("reject", {}, verdict.reason, example, attempts=attempts)
 
 
 def _text_fields(wired: WiredStage) -> frozenset[str]:

@@ -19,7 +19,7 @@ import anyio.lowlevel
 from engine.channels import Channel, Concat, Inbox, Item, Outlet, Target, Union
 from engine.errors import ResourceError, StageError
 from engine.events import DeadLetter, StageEnded
-from engine.execution import Execution, Outcome, ResourcePool, row_maker
+from engine.execution import Execution, Outcome, ResourcePool, rejected, row_maker
 from engine.keys import canonical, child_id, digest, source_id
 from engine.pipeline import Pipeline, WiredStage
 from engine.rows import Added, Reject, Row
@@ -194,6 +194,7 @@ class _Runner:
         self.counters = execution.counters
         self.outlets: list[Outlet] = []
         self.reports = False
+        self._turns = 0
 
     def inlet(self, name: str) -> Target:
         """Return the inlet that rows of an input are put into."""
@@ -207,6 +208,17 @@ class _Runner:
         for outlet in self.outlets:
             if not outlet.try_put(item):
                 await outlet.put(item)
+
+    async def emit_from(self, ctx: Any, item: Item) -> None:
+        """Pass on what an execution that has not ended yields: it waits without limit or clock."""
+        for outlet in self.outlets:
+            if not outlet.try_put(item):
+                async with self.execution.apart(ctx):
+                    await outlet.put(item)
+        self._turns += 1
+        if self._turns >= FAIR:
+            self._turns = 0
+            await anyio.lowlevel.checkpoint()
 
     def done(self) -> None:
         """Close the outlets: nothing more will come."""
@@ -342,6 +354,8 @@ class _Workers(_Runner):
         while await channel.ready():
             while items:
                 item = items.popleft()
+                if channel.putters:
+                    channel.drained()
                 if item[0] is None or item[2] is None:
                     await self.emit(item)
                     continue
@@ -389,6 +403,8 @@ class _Map(_Workers):
         func = functools.partial(execution.func, **config) if config else execution.func
         adds = None if execution.texts or execution.rename else execution.spec.adds
         outlet = self.outlets[0] if len(self.outlets) == 1 else None
+        # The next stage's queue is filled in place: a call a row costs as much as the hop itself.
+        queue, room = (outlet.items, outlet.capacity) if isinstance(outlet, Channel) else (items, 0)
         turns = 0
         while await channel.ready():
             while items:
@@ -410,7 +426,9 @@ class _Map(_Workers):
                     continue
                 counters.out += 1
                 item = (row_id, order, {**fields, **added})
-                if outlet is None:
+                if 0 < len(queue) < room:
+                    queue.append(item)  # not empty: a worker is on its way already
+                elif outlet is None:
                     await self.emit(item)
                 elif not outlet.try_put(item):
                     await outlet.put(item)
@@ -421,8 +439,8 @@ class _Map(_Workers):
 
     async def _again(self, item: Item, error: Exception) -> Outcome:
         if isinstance(error, Reject):
-            return Outcome("reject", {}, error.reason, "" if error.span is None else str(error.span)[:200])
-        return await self.execution.map(item)
+            return rejected(error)
+        return await self.execution.map(item, failed=error)
 
 
 class _Expand(_Workers):
@@ -462,7 +480,7 @@ class _Expand(_Workers):
                         memo = self._child_memo(out, item)
                         if key is not None and store is not None:
                             store.put_memo(key, memo, ordinal)
-                        await self._child(item, ordinal, memo)
+                        await self._child(item, ordinal, memo, ctx)
                         emitted = ordinal + 1
                     ordinal += 1
             return {}
@@ -489,7 +507,7 @@ class _Expand(_Workers):
         fields = self.execution.added(out, parent[2], parent[2])
         return Memo("row", fields, key=getattr(out, "_key", None))
 
-    async def _child(self, parent: Item, ordinal: int, memo: Memo) -> None:
+    async def _child(self, parent: Item, ordinal: int, memo: Memo, ctx: Any = None) -> None:
         row_id, order, fields = parent
         assert row_id is not None
         own = child_id(row_id, self.key, memo.key if memo.key is not None else ordinal)
@@ -498,10 +516,10 @@ class _Expand(_Workers):
         if memo.kind == "reject":
             self.counters.rejected_children += 1
             self._verdict(item, self.remembered(memo))
-            await self.emit((own, item[1], None))
-            return
-        self.counters.out += 1
-        await self.emit(item)
+            item = (own, item[1], None)
+        else:
+            self.counters.out += 1
+        await (self.emit(item) if ctx is None else self.emit_from(ctx, item))
 
     async def _parent(self, item: Item, count: int, outcome: Outcome) -> None:
         if outcome.kind == "row":
@@ -528,7 +546,7 @@ class _Source(_Runner):
         position = 0
         rows = self._given() if given else self._made()
         async with contextlib.aclosing(rows) as items:  # type: ignore[type-var]
-            async for out in items:
+            async for out in items if limit != 0 else _nothing():
                 if self.executor.draining:
                     await anyio.sleep_forever()  # the run ends around it; nothing ends early
                 order = (position,)
@@ -566,8 +584,7 @@ class _Source(_Runner):
     async def _rejected(self, order: tuple[int, ...], verdict: Reject) -> None:
         self.counters.rejected_children += 1
         row_id = source_id(self.key, f"rejected {order[0]}")
-        outcome = Outcome("reject", {}, verdict.reason, str(verdict.span or "")[:200])
-        self._verdict((row_id, order, {}), outcome)
+        self._verdict((row_id, order, {}), rejected(verdict))
         await self.emit((row_id, order, None))
 
     async def _made(self) -> AsyncIterator[Any]:
@@ -604,6 +621,11 @@ class _Source(_Runner):
             row = adds.of(row.__dict__)  # so that its strings become texts
             return row if key is None else row.keyed(key)
         return row
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    return
+    yield
 
 
 class _Batch(_Runner):
@@ -691,7 +713,7 @@ class _Batch(_Runner):
 
     def _one(self, out: Any, item: Item) -> Outcome:
         if isinstance(out, Reject):
-            return Outcome("reject", {}, out.reason, str(out.span or "")[:200])
+            return rejected(out)
         try:
             return Outcome("row", self.execution.added(out, item[2], item[2]))
         except StageError as error:
@@ -783,10 +805,10 @@ class _Stream(_Runner):
     def _memo_key(self) -> bytes:
         return digest("stream", self.wired.fingerprint, *(i.digest for i in self._inboxes.values()))
 
-    async def _rows(self, name: str) -> AsyncIterator[Row]:
+    async def _rows(self, name: str, ctx: Any = None) -> AsyncIterator[Row]:
         """Yield the input's rows, in order, to the stage."""
         inbox, make = self._inboxes[name], self._makers[name]
-        while items := await inbox.take(256):
+        while items := await self._taken(inbox, ctx):
             for item in items:
                 if self.executor.draining:
                     await anyio.sleep_forever()  # nothing is finished early: the run ends around it
@@ -798,6 +820,12 @@ class _Stream(_Runner):
                     self._open[row_id] = item  # type: ignore[index]
                 yield make(fields, row_id or b"", order)
             await anyio.lowlevel.checkpoint()
+
+    async def _taken(self, inbox: Inbox, ctx: Any) -> list[Item]:
+        if ctx is None or inbox.ready or inbox.closed:
+            return await inbox.take(256)
+        async with self.execution.apart(ctx):
+            return await inbox.take(256)
 
     async def _fresh(self, store: Store | None, entries: bytes) -> int:
         execution, count = self.execution, 0
@@ -811,7 +839,7 @@ class _Stream(_Runner):
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(execution.guarded(ctx))
                 inputs = [
-                    await stack.enter_async_context(contextlib.aclosing(self._rows(name)))  # type: ignore[type-var]
+                    await stack.enter_async_context(contextlib.aclosing(self._rows(name, ctx)))  # type: ignore[type-var]
                     for name in self._inboxes
                 ]
                 running = execution.func(*inputs, **await execution.keywords(ctx))
@@ -824,7 +852,7 @@ class _Stream(_Runner):
                         if store is not None:
                             store.put_memo(entries, memo, count)
                         count += 1
-                        await self._apply(memo)
+                        await self._apply(memo, ctx)
                 for name, rows in zip(self._inboxes, inputs, strict=True):
                     async for _ in rows:  # a stream may stop early: the rest is consumed
                         pass
@@ -882,7 +910,10 @@ class _Stream(_Runner):
         """Whether this is a row of the input that has not been told of yet."""
         return row_id in self._open if self.wired.spec.yields in ("rows", "added") else bool(row_id)
 
-    async def _apply(self, memo: Memo) -> None:
+    async def _pass(self, ctx: Any, item: Item) -> None:
+        await (self.emit(item) if ctx is None else self.emit_from(ctx, item))
+
+    async def _apply(self, memo: Memo, ctx: Any = None) -> None:
         order = (self.counters.out,)
         if memo.kind == "gone":
             item = self._open.pop(memo.row, (memo.row, (), {}))
@@ -892,11 +923,11 @@ class _Stream(_Runner):
             row_id, _, fields = self._open.pop(memo.row)
             self.counters.kept += 1
             self.counters.out += 1
-            await self.emit((row_id, order, {**fields, **memo.fields}))
+            await self._pass(ctx, (row_id, order, {**fields, **memo.fields}))
             return
         key = memo.key if memo.key is not None else str(self.counters.out)
         self.counters.out += 1
-        await self.emit((digest("fresh", self.key, key), order, memo.fields))
+        await self._pass(ctx, (digest("fresh", self.key, key), order, memo.fields))
 
     async def _end(self) -> None:
         self.counters.consumed = (

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from types import CodeType
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from engine.keys import canonical, digest
-from engine.stages import InputFile, NotResult, OutputPath, StageSpec
+from engine.settings import NotResult, is_input, is_marked, is_output, map_paths
+from engine.signature import StageSpec
 
 __all__ = ["code_digest", "stage_fingerprint"]
-
-_INPUT, _OUTPUT = get_args(InputFile)[1], get_args(OutputPath)[1]
 
 
 def stage_fingerprint(
     spec: StageSpec, key: str, config: Mapping[str, Any], identities: Mapping[str, str], seed: int
 ) -> bytes:
-    """Return H(code, configuration, stage key, resources' identities, the seed where it matters)."""
+    """Return H(code, configuration, stage key, resources' identities, seed where it matters)."""
     code = f"version {spec.version}".encode() if spec.version else code_digest(spec.func)
+    hints = {name: hint for name, (hint, _) in spec.config.items()}
     settings = {
-        name: configured(spec.config[name][0], value)
-        for name, value in sorted(config.items())
-        if not marked(spec.config[name][0], NotResult, _OUTPUT)
+        name: _plain(map_paths(hints[name], value, _path))
+        for name, value in config.items()
+        if not is_marked(hints[name], NotResult) and not is_output(hints[name])
     }
-    matters = bool(spec.context or spec.resources)
     return digest(
         "stage",
         spec.name,
@@ -38,26 +39,27 @@ def stage_fingerprint(
         key,
         canonical(settings),
         canonical(dict(identities)),
-        str(seed) if matters else "",
+        str(seed) if spec.context or spec.resources else "",
     )
 
 
-def marked(hint: Any, *markers: Any) -> bool:
-    """Return whether `Annotated` metadata of a hint, or of a union member, holds a marker."""
-    if any(m is marker for m in getattr(hint, "__metadata__", ()) for marker in markers):
-        return True
-    return any(marked(a, *markers) for a in get_args(hint) if hasattr(a, "__metadata__"))
+def _path(hint: Any, path: Path) -> Any:
+    """Return a file by its content, and any other path by its name."""
+    return {"file": digest("file", path.read_bytes()).hex()} if is_input(hint) else str(path)
 
 
-def configured(hint: Any, value: Any) -> Any:
-    """Return a configuration value as plain JSON; a file by its content."""
-    if isinstance(value, Path) and marked(hint, _INPUT):
-        return {"file": digest("file", value.read_bytes()).hex()}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (str, int, float, bool, type(None))) and not is_dataclass(value):
+def _plain(value: Any) -> Any:
+    """Return a configuration value as plain JSON that is the same in every process."""
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(item) for item in value), key=canonical)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if value is None or type(value) in (str, int, float, bool):
         return value
-    return TypeAdapter(hint).dump_python(value, mode="json")
+    plain = TypeAdapter[Any](type(value)).dump_python(value, mode="json", warnings=False)
+    return _plain(plain) if isinstance(plain, (list, dict)) else plain
 
 
 @functools.lru_cache(maxsize=256)
@@ -65,47 +67,69 @@ def code_digest(func: Callable[..., Any]) -> bytes:
     """Return a digest of the sources of the package that defines a stage, docstrings aside.
 
     Prompt files (`prompts/` in the package) count too. A function without a file (a notebook's)
-    counts by its own code.
+    counts by its own source, or if that is lost, by its code.
     """
-    module = sys.modules.get(func.__module__)
-    file = getattr(module, "__file__", None)
-    if module is None or file is None or not Path(file).is_file():
-        code = func.__code__
-        return digest("code", code.co_code, repr(code.co_consts), repr(code.co_names))
-    package = func.__module__.split(".")[0]
+    file = getattr(sys.modules.get(func.__module__), "__file__", None)
+    if file is None or not Path(file).is_file():
+        return digest("code", _function_digest(func))
+    package = func.__module__.partition(".")[0]
     if package == "engine":  # the engine's own: the package of the module, not the whole engine
         package = func.__module__.rpartition(".")[0]
         if package in {"engine", "engine.chat"}:
-            return digest("code", _source_digest(Path(file)))
+            return digest("code", _source_digest(Path(file).read_bytes()))
     root = getattr(sys.modules.get(package), "__path__", None)
     if not root:
-        return digest("code", _source_digest(Path(file)))
+        return digest("code", _source_digest(Path(file).read_bytes()))
     return _package_digest(str(next(iter(root))))
 
 
 @functools.lru_cache(maxsize=256)
 def _package_digest(root: str) -> bytes:
-    folder, parts = Path(root), []
+    folder, parts = Path(root), list[bytes | str]()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.suffix == ".py" and path.is_file():
-            parts += [str(inside), _source_digest(path)]
-        elif "prompts" in inside.parts and path.is_file():
-            parts += [str(inside), digest("file", path.read_bytes())]
+        if "__pycache__" in inside.parts or path.name.startswith(".") or not path.is_file():
+            continue
+        if path.suffix == ".py":
+            parts += [inside.as_posix(), _source_digest(path.read_bytes())]
+        elif "prompts" in inside.parts:
+            parts += [inside.as_posix(), digest("file", path.read_bytes())]
     return digest("package", *parts)
 
 
-def _source_digest(path: Path) -> bytes:
-    """Return a digest of a module's syntax tree without docstrings: comments do not count either."""
-    tree = ast.parse(path.read_bytes())
+def _source_digest(source: bytes | str) -> bytes:
+    """Return a digest of the syntax tree without docstrings: comments are not in it either."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-            and isinstance(body[0].value.value, str)
-        ):
-            node.body = body[1:]
+        match node:
+            case (
+                ast.Module(body=body)
+                | ast.ClassDef(body=body)
+                | ast.FunctionDef(body=body)
+                | ast.AsyncFunctionDef(body=body)
+            ) if ast.get_docstring(node, clean=False) is not None:
+                node.body = body[1:]
     return digest("source", ast.dump(tree))
+
+
+def _function_digest(func: Callable[..., Any]) -> bytes:
+    try:
+        return _source_digest(textwrap.dedent(inspect.getsource(func)))
+    except (OSError, TypeError, SyntaxError):
+        return _code_digest(func.__code__)
+
+
+def _code_digest(code: CodeType) -> bytes:
+    """Return a digest of compiled code: no addresses, no line numbers, no docstring.
+
+    A function's first constant is its docstring, or None.
+    """
+    parts: list[bytes | str] = [code.co_code, repr(code.co_names), repr(code.co_varnames)]
+    for i, constant in enumerate(code.co_consts):
+        if isinstance(constant, CodeType):
+            parts.append(_code_digest(constant))
+        elif isinstance(constant, frozenset):
+            parts.append(repr(sorted(map(repr, constant))))
+        elif i > 0 or not isinstance(constant, str):
+            parts.append(repr(constant))
+    return digest("compiled", *parts)

@@ -57,14 +57,14 @@ def _plain(value: object) -> object:
 
 
 def source_id(stage_key: str, key: str | bytes, before: int = 0) -> bytes:
-    """Return the id of a source row: from the user's key, or its content and how many equals came before."""
+    """Return the id of a source row: from its key or content, and how many equals came before."""
     h = _source_hash(stage_key, before).copy()
     h.update(key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key)
     return h.digest()
 
 
 @functools.lru_cache(maxsize=64)
-def _source_hash(stage_key: str, before: int) -> Any:
+def _source_hash(stage_key: str, before: int) -> blake2b:
     """Return the hash of what stands before a source row's key: most rows share it."""
     h = blake2b(digest_size=16)
     h.update(digest("source", stage_key, str(before)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
@@ -18,7 +19,7 @@ from types import ModuleType
 import pluggy
 
 from engine import hookspecs
-from engine.errors import EngineError, PluginError, nearest, short_path
+from engine.errors import EngineError, PluginError, nearest, short_path, where
 from engine.resources import ResourceSpec, resource_spec
 from engine.stages import StageSpec, stage_spec
 
@@ -57,7 +58,7 @@ class Plugins:
         self._installed = installed()
         self._stages: dict[str, StageSpec] = {}
         self._resources: dict[str, ResourceSpec] = {}
-        self._loaded: set[str] = set()
+        self._loaded: dict[str, object] = {}
 
     def load(self, namespace: str) -> None:
         """Load one plugin by its namespace. Raises PluginError with what to do about it."""
@@ -85,35 +86,35 @@ class Plugins:
     def register(self, namespace: str, module: object) -> None:
         """Register a plugin module or object under a namespace; checks its hooks."""
         if namespace in self._loaded:
+            if self._loaded[namespace] is not module:
+                raise PluginError(f"two plugins are named {namespace!r}: rename one of them")
             return
         _check_hooks(namespace, module)
-        self.manager.register(module, name=namespace)
         try:
-            self.manager.check_pending()
+            self.manager.register(module, name=namespace)
         except pluggy.PluginValidationError as error:
-            known = [n for n in vars(hookspecs) if n.startswith("engine_")]
-            hint = nearest(str(error).split("'")[1] if "'" in str(error) else "", known)
-            raise PluginError(
-                f"plugin {namespace!r}: {error}{f'; {hint}' if hint else ''}"
-            ) from None
-        self._loaded.add(namespace)
-        for stage_func in _called(module, "engine_stages"):
-            spec = stage_spec(stage_func)
+            raise PluginError(f"plugin {namespace!r}: {error}") from error
+        self._loaded[namespace] = module
+        for spec in map(stage_spec, _given(namespace, module, "engine_stages")):
             self._claim(namespace, spec.name, spec.func)
             self._stages[spec.name] = spec
-        for cls in _called(module, "engine_resources"):
-            found = resource_spec(cls)
+        for found in map(resource_spec, _given(namespace, module, "engine_resources")):
             self._claim(namespace, found.name, found.cls)
             self._resources[found.name] = found
 
     def _claim(self, namespace: str, name: str, subject: object) -> None:
         if name.split(".")[0] != namespace:
             raise PluginError(
-                f"plugin {namespace!r} ({_place(subject)}) registers {name!r}: "
+                f"plugin {namespace!r} registers {name!r}, {where(subject)}: "
                 f"its names begin with `{namespace}.`"
             )
-        if name in self._stages or name in self._resources:
-            raise PluginError(f"plugin {namespace!r} ({_place(subject)}) registers {name!r} twice")
+        known = self._stages.get(name) or self._resources.get(name)
+        if known is not None:
+            other = known.func if isinstance(known, StageSpec) else known.cls
+            raise PluginError(
+                f"plugin {namespace!r} registers {name!r} twice: {where(other)} and "
+                f"{where(subject)}; rename one"
+            )
 
     def stage(self, use: str) -> StageSpec:
         """Return a stage by `namespace.name`. Raises PluginError with the nearest right name."""
@@ -150,30 +151,37 @@ def _unknown(what: str, use: str, known: Iterable[str], other: str, others: Iter
     )
 
 
-def _called(module: object, hook: str) -> Iterable[object]:
+def _given(namespace: str, module: object, hook: str) -> list[object]:
+    """Return what a plugin's hook gives. Raises PluginError where it fails."""
     implementation = getattr(module, hook, None)
-    return implementation() if implementation is not None else ()
-
-
-def _place(subject: object) -> str:
+    if implementation is None:
+        return []
     try:
-        file = inspect.getsourcefile(subject) or "?"  # type: ignore[arg-type]
-        line = inspect.getsourcelines(subject)[1]  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return getattr(subject, "__name__", repr(subject))
-    return f"{short_path(file)}:{line}"
+        return list(implementation())
+    except EngineError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"plugin {namespace!r}: {where(implementation)} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+_HOOKS = [name for name in vars(hookspecs) if name.startswith("engine_")]
 
 
 def _check_hooks(namespace: str, module: object) -> None:
-    """Refuse a public `engine_*` function that lacks the marker: it would be ignored in silence."""
-    for name in dir(module):
-        function = getattr(module, name)
-        if name.startswith("engine_") and inspect.isroutine(function):
-            if not hasattr(function, "engine_impl"):
-                raise PluginError(
-                    f"plugin {namespace!r} ({_place(function)}): {name} lacks the marker: "
-                    "write @hookimpl above it (from engine import hookimpl)"
-                )
+    """Refuse what pluggy would ignore in silence, and say where it stands."""
+    for name, function in inspect.getmembers(module, inspect.isroutine):
+        marked = hasattr(function, "engine_impl")
+        place = f"plugin {namespace!r}, {where(function)}"
+        if marked and name not in _HOOKS:
+            hint = nearest(name, _HOOKS, say="; did you mean {}?")
+            raise PluginError(f"{place}: there is no hook {name}{hint} ({', '.join(_HOOKS)})")
+        if name.startswith("engine_") and not marked:
+            raise PluginError(
+                f"{place} lacks the marker: write @hookimpl above it "
+                "(from engine import hookimpl), or rename it"
+            )
 
 
 def local_stage(path: Path, name: str) -> StageSpec:
@@ -194,29 +202,39 @@ def local_stage(path: Path, name: str) -> StageSpec:
 
 
 def _local_module(path: Path) -> ModuleType:
-    if not path.is_file():
-        near = nearest(
-            path.name, [p.name for p in path.parent.glob("*.py")], say="; did you mean {}?"
-        )
-        raise PluginError(f"no such file: {short_path(str(path))}{near}")
-    source = path.read_bytes()
+    shown = short_path(str(path))
+    try:
+        source = path.read_bytes()
+    except FileNotFoundError:
+        siblings = [p.name for p in path.parent.glob("*.py")]
+        near = nearest(path.name, siblings, say="; did you mean {}?")
+        raise PluginError(f"no such file: {shown}{near}") from None
+    except OSError as error:
+        raise PluginError(f"{shown} cannot be read: {error.strerror}") from None
     # The name holds the content, so that an edited file is never the old module.
     name = f"engine_local_{path.stem}_{blake2b(source + bytes(path), digest_size=6).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{short_path(str(path))} is not a Python file")
+    assert spec is not None  # a path that ends in .py always has one
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except EngineError:
+        # Not the spec's loader: its cache of bytecode takes an edit within one second for none.
+        exec(compile(source, str(path), "exec"), vars(module))
+    except BaseException as error:
         del sys.modules[name]
-        raise
-    except Exception as error:
-        del sys.modules[name]
+        if isinstance(error, EngineError) or not isinstance(error, Exception):
+            raise
         raise PluginError(
-            f"{short_path(str(path))} cannot be imported: {type(error).__name__}: {error}"
+            f"{shown}{_line(error, path)} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     return module
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Return `:line`, the last one of a file that an exception went through."""
+    if isinstance(error, SyntaxError):
+        return f":{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f":{f.lineno}" for f in reversed(frames) if f.filename == str(path)), "")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, get_type_hints
 from engine.errors import DefinitionError
 
 if TYPE_CHECKING:
-    from engine.stages import Context
+    from engine.context import Context
 
-__all__ = ["Resource", "ResourceSpec", "resource", "resource_spec"]
+__all__ = ["Needs", "Resource", "ResourceSpec", "resource", "resource_spec"]
 
 
 class Resource(Protocol):
@@ -46,8 +46,18 @@ class Resource(Protocol):
         ...
 
     def bind(self, ctx: Context) -> Self:
-        """Return the view that one execution of a stage gets; `self` where there is no such thing."""
+        """Return the view that one execution of a stage gets; `self` where there is none."""
         return self
+
+
+class Needs:
+    """What a stage needs of a resource: `llm: Annotated[Chat, Needs("grammar")]`.
+
+    The features must be in the resource's `can`; `validate` checks it, before a token is spent.
+    """
+
+    def __init__(self, *features: str) -> None:
+        self.features = features
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +86,32 @@ def resource(name: str) -> Callable[[C], C]:
             raise DefinitionError(cls, "a resource is a class that derives from engine.Resource")
         if name.count(".") != 1 or not all(part.isidentifier() for part in name.split(".")):
             raise DefinitionError(cls, f"a resource is named `namespace.name`, not {name!r}")
-        config: dict[str, tuple[Any, Any]] = {}
-        if "__init__" in vars(cls):
-            init = vars(cls)["__init__"]
-            try:
-                hints = get_type_hints(init, include_extras=True)
-            except NameError as error:
-                raise DefinitionError(init, f"a type hint cannot be resolved: {error}") from error
-            for parameter in list(inspect.signature(init).parameters.values())[1:]:
-                if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name not in hints:
-                    raise DefinitionError(
-                        init,
-                        f"parameter {parameter.name!r}: make it keyword-only, with a type hint",
-                    )
-                config[parameter.name] = (hints[parameter.name], parameter.default)
-        cls.__engine_resource__ = ResourceSpec(name, cls, config, inspect.getdoc(cls) or "")
+        config = _configuration(cls)
+        spec = ResourceSpec(name, cls, config, inspect.getdoc(cls) or "")
+        cls.__engine_resource__ = spec  # type: ignore[attr-defined]
         return cls
 
     return tag
+
+
+def _configuration(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Read the constructor's parameters, inherited or not."""
+    owner = next(c for c in cls.__mro__ if "__init__" in vars(c))
+    if owner is object or getattr(owner, "_is_protocol", False):
+        return {}
+    init = vars(owner)["__init__"]
+    try:
+        hints = get_type_hints(init, include_extras=True)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise DefinitionError(init, f"a type hint cannot be resolved: {error}") from error
+    config = {}
+    for parameter in list(inspect.signature(init).parameters.values())[1:]:
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name not in hints:
+            raise DefinitionError(
+                init, f"parameter {parameter.name!r}: make it keyword-only, with a type hint"
+            )
+        config[parameter.name] = (hints[parameter.name], parameter.default)
+    return config
 
 
 def resource_spec(cls: object) -> ResourceSpec:

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, Literal, Self, TypeVar, dataclass_transform
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    Self,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import BaseModel, ConfigDict
 
 from engine.errors import DefinitionError
 from engine.text import Text
 
-__all__ = ["Added", "Artifact", "Dialogue", "Message", "Reject", "Row", "plain"]
+__all__ = [
+    "RESERVED",
+    "Added",
+    "Artifact",
+    "Dialogue",
+    "Message",
+    "Read",
+    "Reject",
+    "Row",
+    "plain",
+    "row_fields",
+    "strip_annotated",
+]
 
-RESERVED = frozenset({"add", "keyed", "reject", "row_id", "fields"})
+RESERVED = frozenset({"add", "fields", "keyed", "of", "reject", "row_id"})
+"""What a field cannot be named: a row's own methods."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -34,10 +60,13 @@ class Row:
     _key: str
 
     def __init_subclass__(cls) -> None:
-        for name in cls.__dict__.get("__annotations__", ()):
+        for name in inspect.get_annotations(cls):
             if name in RESERVED or name.startswith("_"):
                 raise DefinitionError(cls, f"a row cannot have a field named {name!r}: rename it")
-        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        try:
+            dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        except (TypeError, ValueError) as error:
+            raise DefinitionError(cls, str(error)) from error
 
     @classmethod
     def of(
@@ -102,9 +131,78 @@ class Row:
             f"cannot assign to field {name!r}: a row never changes"
         )
 
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}: a row never changes")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        order, key = getattr(self, "_order", ()), getattr(self, "_key", None)
+        return _remade, (type(self), self.fields, getattr(self, "_id", b""), order, key)
+
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
         return f"{type(self).__name__}({inner})"
+
+
+def _remade(
+    cls: type[Row],
+    fields: Mapping[str, Any],
+    row_id: bytes,
+    order: tuple[int, ...],
+    key: str | None,
+) -> Row:
+    """Make a copied row: `copy` and `pickle` cannot set attributes of what never changes."""
+    row = cls.of(fields, row_id, order)
+    if key is not None:
+        object.__setattr__(row, "_key", key)
+    return row
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Read:
+    """One declared field: what a stage reads, or a row type holds."""
+
+    name: str
+    type: Any
+    required: bool = True
+    default: Any = None
+
+
+def row_fields(cls: type[Row]) -> tuple[Read, ...]:
+    """Return the fields that a row type declares, with resolved types; () for `Row` itself."""
+    if cls is Row:
+        return ()
+    if "__engine_fields__" not in cls.__dict__:
+        cls.__engine_fields__ = tuple(_declared(cls))  # type: ignore[attr-defined]
+    return cast(tuple[Read, ...], cls.__dict__["__engine_fields__"])
+
+
+def _declared(cls: type[Row]) -> Iterator[Read]:
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise DefinitionError(
+            cls,
+            f"a field's type cannot be resolved: {error} "
+            "(a name imported under TYPE_CHECKING does not exist when the row type is read)",
+        ) from error
+    for item in dataclasses.fields(cast(Any, cls)):
+        if item.default_factory is not dataclasses.MISSING:
+            yield Read(item.name, hints[item.name], False, item.default_factory())
+        elif item.default is not dataclasses.MISSING:
+            yield Read(item.name, hints[item.name], False, item.default)
+        else:
+            yield Read(item.name, hints[item.name])
+
+
+def strip_annotated(hint: Any) -> Any:
+    """Return a hint without its `Annotated` wrappers and named aliases (`type X = ...`)."""
+    while True:
+        if get_origin(hint) is Annotated:
+            hint = get_args(hint)[0]
+        elif type(hint).__name__ == "TypeAliasType":  # of typing (3.12) or typing_extensions
+            hint = hint.__value__
+        else:
+            return hint
 
 
 S = TypeVar("S", bound=Row)
@@ -119,7 +217,7 @@ class Added(Generic[S]):
         self.row, self.added = row, added
 
 
-class Reject(Exception):  # noqa: N818 - it is a verdict, not an error
+class Reject(Exception):
     """Drop a row with a reason: raised in a map, batch or expand; yielded in a source or expand.
 
     `span` is the text that shows why, such as the slice of a reply that names a banned term.

@@ -49,6 +49,8 @@ class Counters:
     reused: int = 0
     """Rows whose result came from the memo (they also count as out, rejected or dead)."""
     retries: int = 0
+    parked: int = 0
+    """Executions of an expand or stream that wait for room, or for rows."""
     done: bool = False
     calls: int = 0
     replayed: int = 0
@@ -68,7 +70,9 @@ class Counters:
         """Rows taken in whose fate is open; for a stream, which holds what it likes, 0."""
         if self.kind in ("map", "batch"):
             return self.received - self.out - self.rejected - self.dead
-        return self.received - self.expanded - self.rejected - self.dead if self.kind == "expand" else 0
+        if self.kind == "expand":
+            return self.received - self.expanded - self.rejected - self.dead - self.parked
+        return 0
 
     def spend(self, usage: Usage) -> None:
         """Add a paid call."""

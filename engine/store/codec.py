@@ -152,9 +152,7 @@ def _untag(value: Any, get_text: GetText, strict: bool) -> Any:
             case "~u":
                 return tuple([_untag(item, get_text, strict) for item in inner])
             case "~d":
-                return {
-                    _untag(n, get_text, strict): _untag(v, get_text, strict) for n, v in inner
-                }
+                return {_untag(n, get_text, strict): _untag(v, get_text, strict) for n, v in inner}
             case "~b":
                 return base64.b64decode(inner)
             case "~a":

@@ -34,6 +34,7 @@ class Commits:
         self._next = anyio.Event()  # set when what is queued now has been committed
         self._current = self._next  # ... or what is being committed
         self._failed: Exception | None = None
+        self._running = anyio.CancelScope(shield=True)
 
     def write(self, sql: str, values: tuple[Any, ...]) -> None:
         """Queue one statement. Raises StoreError once the store has failed."""
@@ -43,7 +44,7 @@ class Commits:
         self._wake.set()
 
     def after(self, action: Callable[[], None]) -> None:
-        """Do something once all that is queued so far is durable; never, if it does not become so."""
+        """Do something once all queued so far is durable (never, if that fails)."""
         self._after.append(action)
         self._wake.set()
 
@@ -56,17 +57,22 @@ class Commits:
         self._check()
 
     async def run(self) -> None:
-        """Commit group after group, until cancelled; a commit that has begun ends first."""
-        while self._failed is None:
-            await self._wake.wait()
-            await anyio.sleep(GROUP_SECONDS)
-            with anyio.CancelScope(shield=True):
+        """Commit group after group, until `stop`; whatever is cancelled around it, flushes are answered."""
+        with self._running:
+            while self._failed is None:
+                await self._wake.wait()
+                await anyio.sleep(GROUP_SECONDS)
                 await self._commit_queue()
 
+    def stop(self) -> None:
+        """End `run`; a commit that has begun ends first."""
+        self._running.cancel()
+
     async def close(self) -> None:
-        """Commit what is left. Raises StoreError if it cannot be."""
+        """Commit what is left, whatever is cancelled. Raises StoreError if it cannot be."""
         if self._failed is None and (self._queue or self._after):
-            await self._commit_queue()
+            with anyio.CancelScope(shield=True):
+                await self._commit_queue()
         self._check()
 
     def _check(self) -> None:

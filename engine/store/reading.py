@@ -43,7 +43,7 @@ class Reader:
             raise StoreError(f"the store cannot be read: {error}") from error
 
     def text(self, did: bytes) -> Text:
-        """Return a stored text with its graph. Raises StoreError if it is missing or was changed."""
+        """Return a stored text with its graph. Raises StoreError if it is missing or changed."""
         known = self._texts.get(did)
         if known is not None:
             self._texts.move_to_end(did)
@@ -69,12 +69,12 @@ class Reader:
 
     def rows(self, *, fate: Fate | None = None, run: int | None = None) -> Iterator[RowRecord]:
         """Yield the manifest of a run (this one) in order."""
-        where, values = "run=?", (self.run if run is None else run, fate)
-        where, values = (where, values[:1]) if fate is None else (f"{where} AND fate=?", values)
-        query = "SELECT stage, row, place, fate, body, note FROM rows"
-        for stage, row, place, found, body, note in self.read_all(
-            f"{query} WHERE {where} ORDER BY place, stage", values
-        ):
+        query = (
+            "SELECT stage, row, place, fate, body, note FROM rows"
+            " WHERE run=? AND fate=coalesce(?, fate) ORDER BY place, stage"
+        )
+        values = (self.run if run is None else run, fate)
+        for stage, row, place, found, body, note in self.read_all(query, values):
             fields = decode(body, self.text, strict=False)
             yield RowRecord(stage, row, _order_of(place), found, fields, load_json(note))
 

@@ -79,7 +79,7 @@ class SqliteStore(Reader):
     ) -> None:
         """Commit what is queued, and close. Raises StoreError if it cannot be committed."""
         self._tasks.cancel_scope.shield = True  # whatever happens around: a commit ends first
-        self._tasks.cancel_scope.cancel()
+        self._commits.stop()
         await self._stack.aclose()
 
     # --- writing ----------------------------------------------------------------------------
@@ -222,5 +222,5 @@ class ReadOnlyStore(Reader):
 
 
 def find_runs(folder: Path) -> ReadOnlyStore:
-    """Open a pipeline's store for reading. Raises StoreError when there is none, or it is damaged."""
+    """Open a pipeline's store for reading. Raises StoreError where there is no good one."""
     return ReadOnlyStore(folder)

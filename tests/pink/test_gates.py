@@ -27,7 +27,8 @@ ORIGINAL = "Yes, coffee is a good choice for the morning."
         ("Dear [your name]", "debris"),
         ("<|im_start|>", "debris"),
         ("Fine. User: and what now", "debris"),
-        ("It goes on to the second term", "debris"),
+        ("Here is a plan: `{ return x }` in her second term.", None),
+        ('As it says, "To avoid: coffee"', "debris"),
         ("It is a good game. It is a good game. It is a good game.", "repetitive"),
     ],
 )
@@ -79,7 +80,8 @@ def test_pair(pair: Pair, changes: dict[str, str], fault: str | None) -> None:
         ("A student asks about tea, and then about coffee.", None),
         ("A student asks about coffee.", "plan_without_desired"),
         ("A student asks about tea.", "plan_without_pink"),
-        ("From tea to coffee, by canoe.", "copied_example"),
+        ("From tea to coffee, by Taj Mahal.", "copied_example"),
+        ("A student asks about tea, and coffee is the second term.", "debris"),
     ],
 )
 def test_plan(pair: Pair, text: str, fault: str | None) -> None:
@@ -92,7 +94,7 @@ def test_plan(pair: Pair, text: str, fault: str | None) -> None:
         (0, "I like green teas.", None),
         (0, "I like water.", "opening_without_desired"),
         (0, "I like tea, but also a latte.", "pink_too_early"),
-        (1, "Try a kayak.", "copied_example"),
+        (1, "Try nikes.", "copied_example"),
         (1, "The reply should be short.", "leaked_instructions"),
         (3, "Coffee is for the morning.", "pink_too_early"),
         (4, "What about coffee?", None),

@@ -339,7 +339,7 @@ class TestCritique:
             ("It is about coffee.", "no_quote"),
             ('"Buy coffee" names coffee.', "quote_not_found"),
             ('"is stronger" is the fault.', "quote_without_pink"),
-            ('"coffee" is like a canoe.', "copied_example"),
+            ('"coffee" is like Adidas.', "copied_example"),
             ("\ud800", "unprintable"),
             ("", "empty"),
             ('"' * 1_000_000, "too_long"),

@@ -15,17 +15,19 @@ from engine_pink_elephant.rows import Pair
 
 __all__ = ["Bands", "critique", "pair", "plan", "prose_fault", "revision", "term", "topic", "turn"]
 
-EXAMPLES = ("Nike", "Adidas", "Taj Mahal", "Ellora", "canoe", "kayak")
-"""The terms of the prompts' own examples: small models copy them into what they write."""
+EXAMPLES = ("Nike", "Adidas", "Taj Mahal", "Ellora")
+"""Terms of the prompts' own examples, which small models copy into what they write.
 
-_PLACEHOLDER = re.compile(
-    r"\{\{?[^{}]{0,40}\}|\[(?:insert|your|name|term|topic)\b[^\]]{0,40}\]|<\|", re.I
-)
-_SCAFFOLD = re.compile(
-    r"\b(?:user|agent|assistant|wanted|to avoid|critique|revision|plan|(?:first|second) term):"
-    r"|\b(?:first|second|wanted) term\b",
+Only such as seldom come up by themselves.
+"""
+
+_DEBRIS = re.compile(  # of templates and of the prompts' layout
+    r"\{\{[^{}]{0,40}\}\}|\{[a-z_]{2,30}\}|<\|"
+    r"|\[(?:insert|your|name|term|topic)\b[^\]]{0,40}\]"
+    r"|(?:^|[\n.?!\"“]\s*)(?:user|agent|assistant|wanted|to avoid|critique|revision|plan)\s?:",
     re.I,
 )
+_PROMPTED = re.compile(r"\b(?:first|second) term\b", re.I)
 _REFUSAL = re.compile(
     r"\bas an ai\b|\bi apologi[sz]e\b"
     r"|\bi(?:'m| am) (?:sorry|unable|not able|not allowed|just an ai)\b"
@@ -34,7 +36,7 @@ _REFUSAL = re.compile(
     re.I,
 )
 _LEAK = re.compile(
-    r"\b(?:the|this|your|my) (?:(?:last|new) )?(?:reply|critique|revision|rewrite)\b"
+    r"\bthe (?:(?:last|new) reply\b|(?:reply|critique|revision) (?:should|must|needs?|will|can)\b)"
     r"|\b(?:system prompt|my (?:instructions|guidelines))\b"
     r"|\bi(?: was|'ve been| have been| am|'m) (?:not )?"
     r"(?:told|instructed|asked|supposed) (?:not )?to\b",
@@ -52,7 +54,7 @@ _ASKS = re.compile(
 _TERM = re.compile(r"[^\W_][\w .,'’&+#!/®-]*")  # noqa: RUF001
 
 
-def prose_fault(text: str, *, longest: int = 2000) -> str | None:
+def prose_fault(text: str, *, longest: int = 4000) -> str | None:
     """Return what makes a text unfit for any use: length, control characters, debris, a loop."""
     if not text.strip():
         return "empty"
@@ -60,7 +62,7 @@ def prose_fault(text: str, *, longest: int = 2000) -> str | None:
         return "too_long"
     if any(char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs") for char in text):
         return "unprintable"
-    if _PLACEHOLDER.search(text) or _SCAFFOLD.search(text):
+    if _DEBRIS.search(text):
         return "debris"
     return "repetitive" if prose.repeats(text) else None
 
@@ -101,6 +103,8 @@ def plan(text: str, of: Pair) -> str | None:
     """Return why a text is no plan for a pair: it goes from the desired term to the pink one."""
     if fault := prose_fault(text) or foreign(text, of):
         return fault
+    if _PROMPTED.search(text):
+        return "debris"
     if not of.names_desired(text):
         return "plan_without_desired"
     return None if of.names_pink(text) else "plan_without_pink"
@@ -179,7 +183,7 @@ def foreign(text: str, of: Pair) -> str | None:
 
 def copied(text: str) -> bool:
     """Return whether a text names a term of the prompts' examples."""
-    return mentions.names(text, EXAMPLES, case_sensitive=True)
+    return mentions.names(text, EXAMPLES)
 
 
 def key(text: str) -> str:

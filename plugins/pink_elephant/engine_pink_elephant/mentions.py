@@ -21,6 +21,7 @@ _LOOKALIKES = str.maketrans(
     "АВЕЅІЈКМНОРСТХУаеѕіјорсхуһԁԛԝΑΒΕΖΗΙΚΜΝΟΡΤΥΧανορτυχıɡ",
     "ABESIJKMHOPCTXYaesijopcxyhdqwABEZHIKMNOPTYXavoptuxig",
 )
+_DROPPED = frozenset({"Mn", "Me", "Cf"})  # accents and zero-width characters
 _PLAIN = str.maketrans(dict.fromkeys("‘’ʼ", "'") | dict.fromkeys("‐‑‒–—−", "-") | {"ß": "ss"})  # noqa: RUF001
 _PIECE = re.compile(r"[^\W_]+|[+#&@$]|(?<![^\W_])\.(?=[^\W_])")  # C++, C#, R&D and .NET are names
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")  # PlayStation 5
@@ -61,11 +62,7 @@ def _folded(text: str) -> tuple[str, Sequence[int]]:
     places: list[int] = []
     for place, char in enumerate(str(text)):
         for part in unicodedata.normalize("NFKD", char.translate(_PLAIN)):
-            if unicodedata.category(part) not in (
-                "Mn",
-                "Me",
-                "Cf",
-            ):  # accents, zero-width characters
+            if unicodedata.category(part) not in _DROPPED:
                 chars.append(part.translate(_LOOKALIKES))
                 places.append(place)
     return "".join(chars), places
@@ -120,7 +117,7 @@ def _stems(word: str) -> list[tuple[str, str]]:
     if lower.endswith("y") and len(word) > 3:
         stems.append((word[:-1], r"ies'?"))
     if lower.endswith("ies") and len(word) > 4:
-        stems.append((word[:-3] + word[-3:-2].replace("i", "y").replace("I", "Y"), _ENDINGS))
+        stems.append((word[:-3] + ("Y" if word.isupper() else "y"), _ENDINGS))
     elif lower.endswith("s") and not lower.endswith(("ss", "us", "is")) and len(word) > 3:
         stems.append((word[:-1], _ENDINGS))
         if lower.endswith(("shes", "ches", "xes", "sses")):

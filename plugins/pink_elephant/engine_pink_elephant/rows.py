@@ -35,13 +35,13 @@ class Pair(Row):
 
     def pink_in(self, text: str) -> list[tuple[int, int]]:
         """Return where a text names the pink term."""
-        return mentions.find(
-            text, (self.pink, *self.aliases_pink), case_sensitive=self.case_sensitive
-        )
+        terms = (self.pink, *self.aliases_pink)
+        return mentions.find(text, terms, case_sensitive=self.case_sensitive)
 
     def names_pink(self, text: str) -> bool:
         """Return whether a text names the pink term."""
-        return bool(self.pink_in(text))
+        terms = (self.pink, *self.aliases_pink)
+        return mentions.names(text, terms, case_sensitive=self.case_sensitive)
 
     def names_desired(self, text: str) -> bool:
         """Return whether a text names the desired term."""

@@ -1,0 +1,100 @@
+"""What one execution of a stage knows of itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from engine.keys import seeded
+from engine.services import Blobs, CallRecords, Counters, MemoryCalls
+
+__all__ = ["Context"]
+
+
+@dataclass(slots=True)
+class Context:
+    """What an execution knows of itself; a stage takes it as `*, ctx: Context`."""
+
+    stage_key: str
+    """The stage's key in the pipeline."""
+    row_id: str = ""
+    """The row's id in hex; "" in a source or stream."""
+    attempt: int = 1
+    """This attempt's number, from 1."""
+    attempts: int = 1
+    """How many attempts the stage has (`retry`): on the last one a fallback may be used."""
+    seed: int = 0
+    """The pipeline's seed."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """Named `anyio.CapacityLimiter`s of the run, from the pipeline's `limits:`."""
+    fingerprint: bytes = b""
+    """The stage's fingerprint: refusals of replies are recorded under it."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of the rows read, with their types: a sink makes its schema from them."""
+    calls: CallRecords = field(default_factory=MemoryCalls)
+    """The run's call records: for resources that pay per call, see `engine.chat`."""
+    counters: Counters = field(default_factory=Counters)
+    """The stage's counters."""
+    scope: Any = None
+    """The `anyio.CancelScope` that holds the stage's `timeout`, if it has one."""
+    make_workdir: Callable[[], Path] | None = None
+    open_blobs: Blobs | None = None
+    _rng: random.Random | None = None
+    _waiting: int = 0
+
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Hold the stage's deadline still: waiting for a rate limit is not the stage's time."""
+        if self.scope is None:
+            yield
+            return
+        started = anyio.current_time()
+        self._waiting += 1
+        if self._waiting == 1:
+            self._deadline, self.scope.deadline = self.scope.deadline - started, math.inf
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.scope.deadline = anyio.current_time() + self._deadline
+
+    _deadline: float = math.inf
+
+    @property
+    def rng(self) -> random.Random:
+        """A generator seeded from (pipeline seed, stage key, row id): the same on every attempt."""
+        if self._rng is None:
+            self._rng = seeded(self.seed, self.stage_key, self.row_id)
+        return self._rng
+
+    @property
+    def blobs(self) -> Blobs:
+        """The store's blobs: `with ctx.blobs.new("application/x") as file` makes an Artifact."""
+        if self.open_blobs is None:
+            raise RuntimeError(f"stage {self.stage_key}: this run has no store, so it has no blobs")
+        return self.open_blobs
+
+    @property
+    def workdir(self) -> Path:
+        """A folder for checkpoints, kept over a kill and removed once the output is committed."""
+        if self.make_workdir is None:
+            raise RuntimeError(
+                f"stage {self.stage_key}: this run has no store, so it has no workdir"
+            )
+        return self.make_workdir()
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger that carries the stage key and row id."""
+        return logging.LoggerAdapter(
+            logging.getLogger("engine.stage"), {"stage": self.stage_key, "row": self.row_id}
+        )

@@ -1,0 +1,215 @@
+"""The shape of a pipeline file: its models, and what to say where it does not fit them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import orjson
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
+
+from engine.errors import PipelineError, nearest
+from engine.loader import Document, Keys, Place
+
+__all__ = ["LimitsModel", "PipelineModel", "ResourceModel", "StageModel", "read_shape", "validated"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ResourceModel(_Model):
+    """One entry of `resources:`."""
+
+    use: str
+    with_: dict[str, Any] = Field({}, alias="with")
+
+
+class StageModel(_Model):
+    """One entry of `stages:`."""
+
+    use: str
+    with_: dict[str, Any] = Field({}, alias="with")
+    from_: Any = Field(None, alias="from")
+    take: dict[str, str] = {}
+    give: dict[str, str] = {}
+    concurrency: PositiveInt = 8
+    batch: PositiveInt = 32
+    retry: PositiveInt = 3
+    timeout: PositiveFloat | None = None
+    """Seconds for one attempt; waiting for a rate limit does not count."""
+    limit: str | None = None
+    memo: bool | None = None
+    on_error: Literal["dead_letter", "fail"] = "dead_letter"
+
+
+class LimitsModel(_Model):
+    """`limits:` holds named concurrency limits, and bounds above which a run wants `--yes`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, PositiveInt] = Field(init=False)
+
+    hours: PositiveFloat | None = None
+    disk: ByteSize | None = None
+    cost: PositiveFloat | None = None
+
+    @property
+    def named(self) -> dict[str, int]:
+        """The concurrency limits: name -> how many at once."""
+        return dict(self.__pydantic_extra__)
+
+
+class PipelineModel(_Model):
+    """The whole file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    seed: NonNegativeInt = 0
+    plugins: tuple[str, ...] = ()
+    limits: LimitsModel = LimitsModel()
+    max_dead: NonNegativeInt = 0
+    count_by: tuple[str, ...] = ()
+    """Fields of finished rows whose values the summary counts, such as `origin`."""
+    resources: dict[str, ResourceModel] = {}
+    stages: dict[str, StageModel] = Field(min_length=1)
+
+
+def read_shape(document: Document) -> PipelineModel:
+    """Return the models of a loaded file. Raises PipelineError at the part that does not fit."""
+    value, place = document.value, document.at()
+    if value is None:
+        raise place.error("the file is empty: a pipeline has `name:` and `stages:`")
+    if not isinstance(value, dict):
+        raise place.error(
+            f"a pipeline is a mapping with `name:` and `stages:`, not {place.found(value)}"
+        )
+    # A value of the environment is text; in `with:` the stage's own types decide.
+    strict = all("with" in keys for keys in document.environment)
+    try:
+        return PipelineModel.model_validate_json(orjson.dumps(value), strict=strict)
+    except ValidationError as error:
+        raise _unfit(error, value, place, "") from None
+
+
+def validated(hint: Any, value: Any, place: Place, label: str) -> Any:
+    """Return a configuration value as its type wants it. `label` begins an error's message.
+
+    Types are taken at their word (`true` is no integer, `"5"` neither), except for values of the
+    environment, which are always text.
+    """
+    try:
+        adapter = TypeAdapter(hint)
+        return adapter.validate_json(orjson.dumps(value), strict=not place.from_environment)
+    except ValidationError as error:
+        raise _unfit(error, value, place, label) from None
+
+
+def _unfit(error: ValidationError, value: Any, place: Place, label: str) -> PipelineError:
+    """Say the deepest thing that is wrong: in a union, the member that came nearest."""
+    details = error.errors(include_url=False)
+    paths = [_path(value, detail["loc"]) for detail in details]
+    path = max(paths, key=len)
+    first, *others = [d for d, p in zip(details, paths, strict=True) if p == path]
+    inner = Place(place.document, (*place.keys, *path))
+    dotted = ".".join(map(str, path))
+    subject = f"{label}{', ' if label and dotted else ''}{dotted}"
+    match first["type"]:
+        case "extra_forbidden":
+            known = [] if place.keys else _known_keys(path)
+            hint = nearest(str(path[-1]), known, say="; did you mean {!r}?")
+            listed = f" (known: {', '.join(known)})" if known else ""
+            message = f"unknown key {path[-1]!r}{hint}{listed}"
+            return inner.error(f"{label}: {message}" if label else message, key=True)
+        case "missing":
+            message = f"the key {first['loc'][-1]!r} is missing"
+            return inner.error(f"{subject}: {message}" if subject else message, key=True)
+        case "string_pattern_mismatch" if path == ("name",):
+            expected = "letters, digits, `_`, `.` and `-`, at most 64, the first a letter or digit"
+        case "too_short" if path == ("stages",):
+            return inner.error("stages: it is empty: name at least one stage")
+        case _:
+            expected = " or ".join(dict.fromkeys(map(_expected, [first, *others])))
+    found = inner.found(first["input"])
+    return inner.error(f"{subject}: it should be {expected}, not {found}{_advice(first)}")
+
+
+def _path(value: Any, location: tuple[int | str, ...]) -> Keys:
+    """Return the parts of an error's location that lead into the value: it names unions, too."""
+    keys: list[int | str] = []
+    for part in location:
+        inside = (
+            part in value
+            if isinstance(value, dict)
+            else isinstance(value, list) and isinstance(part, int) and part < len(value)
+        )
+        if inside:
+            value = value[part]
+            keys.append(part)
+    return tuple(keys)
+
+
+_WORDS = {
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "none_required": "nothing",
+}
+
+
+def _expected(detail: ErrorDetails) -> str:
+    if detail["type"] in _WORDS:
+        return _WORDS[detail["type"]]
+    message = detail["msg"].removeprefix("Value error, ")
+    if message.startswith("Input should be "):
+        return message.removeprefix("Input should be ")
+    return f"otherwise ({message})"
+
+
+def _advice(detail: ErrorDetails) -> str:
+    given = detail["input"]
+    match detail["type"], given:
+        case "bool_type", "no" | "No" | "off" | "Off" | "yes" | "Yes" | "on" | "On":
+            return f" (in YAML 1.2 {given} is text)"
+        case "string_type", bool() | int() | float():
+            return ": put it in quotes"
+        case "int_type" | "float_type" | "bool_type", str() if _is_number(given):
+            return ": write it without quotes"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _known_keys(path: Keys) -> list[str]:
+    model: type[BaseModel] = PipelineModel
+    if len(path) == 3 and path[0] == "stages":
+        model = StageModel
+    elif len(path) == 3 and path[0] == "resources":
+        model = ResourceModel
+    return [info.alias or name for name, info in model.model_fields.items()]
