@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 Write = Callable[..., Path]
-STAGES = '''
+STAGES = """
 import pathlib
 import time
 from collections.abc import AsyncIterator
@@ -73,7 +73,7 @@ async def slow(n: int, *, ctx: Context, gate: str) -> Word:
     while not (folder / "go").exists():
         await anyio.sleep(0.01)
     return Word(Text(str(n)))
-'''
+"""
 
 
 def engine(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -121,7 +121,13 @@ def test_rows_go_to_stdout_and_talk_to_stderr(pipeline: Write) -> None:
 
 
 def test_a_second_run_reuses_what_the_first_made(pipeline: Write) -> None:
-    path = pipeline(PRINTS.replace("./stages.py:word}", "./stages.py:word}\n  again: {use: ./stages.py:word, give: {word: w}}"), stages=STAGES)
+    path = pipeline(
+        PRINTS.replace(
+            "./stages.py:word}",
+            "./stages.py:word}\n  again: {use: ./stages.py:word, give: {word: w}}",
+        ),
+        stages=STAGES,
+    )
     assert engine("run", path).returncode == 0
     again = engine("run", path)
     assert [line.split()[:5] for line in again.stderr.splitlines() if line.startswith("word ")] == [
@@ -226,7 +232,9 @@ stages:
     )
     gate = path.parent / "gate"
     gate.mkdir()
-    path.write_text(path.read_text().replace("gate: " + str(Path(os.devnull).parent), f"gate: {gate}"))
+    path.write_text(
+        path.read_text().replace("gate: " + str(Path(os.devnull).parent), f"gate: {gate}")
+    )
     with started(path) as running:
         wait_until(lambda: len(list(gate.iterdir())) == 2)
         running.send_signal(first)
@@ -261,7 +269,14 @@ def test_a_second_signal_stops_at_once(pipeline: Write) -> None:
 def test_plugins_lists_ours_with_their_stages() -> None:
     done = engine("plugins")
     assert done.returncode == 0
-    for name in ("dataset.write", "embedded.chat", "pink.revision", "mcts.instances", "sae.planted", "train.reward_position"):
+    for name in (
+        "dataset.write",
+        "embedded.chat",
+        "pink.revision",
+        "mcts.instances",
+        "sae.planted",
+        "train.reward_position",
+    ):
         assert name in done.stdout
 
 

@@ -36,14 +36,14 @@ _REFUSAL = re.compile(
     re.I,
 )
 _LEAK = re.compile(
-    r"\bthe (?:(?:last|new) reply\b|(?:reply|critique|revision) (?:should|must|needs?|will|can)\b)"
+    r"\bthe (?:(?:last|new) reply\b|(?:reply|response|critique) (?:should|must|needs?|will|can)\b)"
     r"|\b(?:system prompt|my (?:instructions|guidelines))\b"
     r"|\bi(?: was|'ve been| have been| am|'m) (?:not )?"
     r"(?:told|instructed|asked|supposed) (?:not )?to\b",
     re.I,
 )
 _COY = re.compile(
-    r"\bthe other (?:one|brand|option|company|product)\b"
+    r"\bthe other (?:one|two|mentioned|brand|option|company|product)\b"
     r"|\bthe one (?:that )?you (?:mentioned|asked|named)\b"
     r"|\bthat which shall not\b|\byou.know.(?:what|who)\b|\bthe (?:competitor|rival)\b",
     re.I,
