@@ -172,7 +172,7 @@ def _untag(value: Any, get_text: GetText, strict: bool) -> Any:
                     )
                 if cls is None:
                     return values
-                return cls.model_construct(set(given[0]) if given else None, **values)
+                return cls.model_construct(set(given[0] if given else values), **values)
     return {name: _untag(item, get_text, strict) for name, item in value.items()}
 
 
@@ -208,8 +208,8 @@ def dump_json(value: Mapping[str, Any]) -> bytes:
         return b"{}"
     try:
         return orjson.dumps(value)
-    except TypeError:  # lone surrogates of a hostile model, which only the standard library escapes
-        return json.dumps(value).encode()
+    except TypeError:  # lone surrogates of a hostile model; two, escaped, would come back as one character
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def load_json(data: bytes) -> Any:
@@ -218,6 +218,6 @@ def load_json(data: bytes) -> Any:
         return orjson.loads(data)
     except ValueError:
         try:
-            return json.loads(data)
+            return json.loads(data.decode("utf-8", "surrogatepass"))
         except ValueError as error:
             raise StoreError(f"a record in the store is damaged: {error}") from error

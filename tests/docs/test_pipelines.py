@@ -1,16 +1,18 @@
 """The reference names every key of a pipeline file, and no other, with its default."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from engine import shape
 from engine.errors import EngineError, InputError, StageError, StoreError
+from engine.loader import loads
 
-PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text("utf-8")
+Pages = Callable[[str], Any]
 TABLES = {
     "Top-level keys": shape.PipelineModel,
     "Keys of a resource": shape.ResourceModel,
@@ -18,58 +20,60 @@ TABLES = {
 }
 
 
-def table(heading: str) -> dict[str, list[str]]:
-    """The rows of the table under a heading: first cell -> the other cells."""
-    section = PAGE.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in section.splitlines()
-        if line.startswith("|")
-    ]
-    return {row[0].strip("`"): row[1:] for row in rows[2:]}
-
-
 def shown(default: object) -> str:
     match default:
-        case str() | bool():
-            return f"`{default}`"
-        case int():
-            return f"`{default}`"
         case None:
             return "none"
+        case str() | int():
+            return f"`{default}`"
         case ():
             return "`[]`"
     return "`{}`"
 
 
 @pytest.mark.parametrize("heading", TABLES)
-def test_every_key_is_documented_with_its_default(heading: str) -> None:
+def test_every_key_is_documented_with_its_default(page: Pages, heading: str) -> None:
     model: type[BaseModel] = TABLES[heading]
-    rows = table(heading)
+    rows = page("pipelines.md").table(heading)
     fields = {info.alias or name: info for name, info in model.model_fields.items()}
     assert list(rows) == list(fields)
     for name, info in fields.items():
         _, default, meaning = rows[name]
         assert meaning.endswith("."), name
-        if info.is_required() or info.default is PydanticUndefined:
+        if info.is_required():
             assert default == "required", name
         elif name != "from":  # its default is in words: the stage before
             assert default == shown(info.default), name
 
 
-def test_the_reserved_limits_are_named() -> None:
-    for name in shape.LimitsModel.model_fields:
-        assert f"`{name}`" in table("Top-level keys")["limits"][2]
+def test_the_reserved_limits_are_named(page: Pages) -> None:
+    meaning = page("pipelines.md").table("Top-level keys")["limits"][2]
+    assert all(f"`{name}`" in meaning for name in shape.LimitsModel.model_fields)
 
 
-def test_the_exit_codes_are_those_of_the_errors() -> None:
-    codes = table("Exit codes")
-    for error in (EngineError, StageError, InputError, StoreError):
-        assert str(error.exit_code) in codes
+def test_the_exit_codes_are_those_of_the_errors(page: Pages) -> None:
+    codes = page("pipelines.md").table("Exit codes")
+    assert {str(e.exit_code) for e in (EngineError, StageError, InputError, StoreError)} <= set(
+        codes
+    )
 
 
-def test_links_lead_somewhere() -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    for page in [*docs.glob("*.md"), *docs.parent.glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_yaml_is_read_as_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_NAME", "value")
+    text = "{a: true, b: no, c: 12:30, d: '5', e: 5, f: $SOME_NAME, g: '$SOME_NAME'}"
+    assert loads(text).value == {
+        **{"a": True, "b": "no", "c": "12:30", "d": "5", "e": 5},
+        **{"f": "value", "g": "$SOME_NAME"},
+    }
+
+
+def test_yaml_blocks_are_yaml(root: Path) -> None:
+    for path in (root / "docs").glob("*.md"):
+        for body in re.findall(r"^```yaml[^\n]*\n(.*?)^```$", path.read_text("utf-8"), re.M | re.S):
+            assert isinstance(loads(body).value, dict)
+
+
+def test_links_lead_somewhere(root: Path) -> None:
+    for path in [*(root / "docs").glob("*.md"), *root.glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text("utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"

@@ -4,29 +4,14 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from engine.pipeline import read_pipeline
 
-ROOT = Path(__file__).parents[2]
-TUTORIAL = ROOT / "docs" / "tutorial.md"
-FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 SET_UP = {"make run", ". .venv/bin/activate"}
-
-
-class Block(NamedTuple):
-    language: str
-    file: str
-    body: str
-
-
-def blocks() -> list[Block]:
-    text = TUTORIAL.read_text("utf-8")
-    return [
-        Block(m["info"].partition(" ")[0], m["info"].partition(" ")[2], m["body"])
-        for m in FENCE.finditer(text)
-    ]
+Pages = Callable[[str], Any]
 
 
 def commands(body: str) -> list[tuple[str, list[str]]]:
@@ -65,9 +50,9 @@ def pattern(lines: list[str]) -> str:
     return ".*".join(map(re.escape, plain("\n".join(lines)).split("...")))
 
 
-def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
+def test_the_tutorial_does_what_it_shows(page: Pages, tmp_path: Path) -> None:
     shown = 0
-    for block in blocks():
+    for block in page("tutorial.md").blocks():
         if block.file:
             (tmp_path / block.file).write_text(block.body, "utf-8")
         if block.language != "console":
@@ -79,8 +64,8 @@ def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     assert shown >= 10
 
 
-def test_each_block_is_a_file_a_console_or_the_set_up() -> None:
-    for block in blocks():
+def test_each_block_is_a_file_a_console_or_the_set_up(page: Pages) -> None:
+    for block in page("tutorial.md").blocks():
         match block.language:
             case "sh":
                 for line in block.body.splitlines():
@@ -91,10 +76,22 @@ def test_each_block_is_a_file_a_console_or_the_set_up() -> None:
                 assert block.file, f"a {block.language} block without a file name"
 
 
-def test_what_the_set_up_names_exists() -> None:
-    assert re.search(r"^run:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    text = (ROOT / "pipelines" / "pink.yaml").read_text("utf-8")
+def test_what_the_set_up_names_exists(page: Pages, root: Path) -> None:
+    assert re.search(r"^run:", (root / "Makefile").read_text("utf-8"), re.MULTILINE)
+    text = (root / "pipelines" / "pink.yaml").read_text("utf-8")
     for name in ("out/pink.jsonl", "out/pink.parquet", "origin"):
         assert name in text
-        assert name in TUTORIAL.read_text("utf-8")
-    read_pipeline(ROOT / "pipelines" / "pink.yaml")
+        assert name in page("tutorial.md").text
+    read_pipeline(root / "pipelines" / "pink.yaml", overrides=EMBEDDED_BY_FIXTURE)
+
+
+EMBEDDED_BY_FIXTURE = (
+    f"resources.writer={{use: fixture.chat, with: {{file: "
+    f"{Path(__file__).parents[2] / 'examples/questions/replies.jsonl'}}}}}",
+)
+
+
+def test_the_readmes_stage_is_the_examples(root: Path) -> None:
+    shown = (root / "README.md").read_text("utf-8").split("```python\n", 1)[1].split("```")[0]
+    example = (root / "examples/questions/my_stages.py").read_text("utf-8")
+    assert shown.partition("@stage")[2] == example.partition("@stage")[2]
