@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         StoreError,
     )
     from engine.hookspecs import hookimpl
-    from engine.resources import Resource, resource
+    from engine.resources import Needs, Resource, resource
     from engine.rows import Added, Artifact, Dialogue, Message, Reject, Row
     from engine.runs import Run, Summary, run
     from engine.runs import open_run as open
@@ -43,7 +43,7 @@ _HOMES = {
         "StoreError",
     ),
     "engine.hookspecs": ("hookimpl",),
-    "engine.resources": ("Resource", "resource"),
+    "engine.resources": ("Needs", "Resource", "resource"),
     "engine.rows": ("Added", "Artifact", "Dialogue", "Message", "Reject", "Row"),
     "engine.runs": ("Run", "Summary", "run"),
     "engine.stages": ("Context", "InputFile", "NotResult", "OutputPath", "fields_of", "stage"),
@@ -64,6 +64,7 @@ __all__ = [
     "InputError",
     "InputFile",
     "Message",
+    "Needs",
     "NotResult",
     "OutputPath",
     "PipelineError",

@@ -19,6 +19,7 @@ from engine.resources import Resource
 from engine.rows import Reject, Row
 from engine.services import Counters, MemoryCalls
 from engine.stages import Context, Read, row_fields, strip_annotated
+from engine.store.codec import encode
 from engine.store.protocol import Store
 from engine.text import Text
 
@@ -185,6 +186,8 @@ class Execution:
         fields: Mapping[str, Any] = out.__dict__
         if self.texts and any(type(fields.get(name)) is str for name in self.texts):
             fields = self._anchored(fields, inputs)
+        if self.store is not None and not self.recorded:
+            encode(fields, [])  # what cannot be stored is this stage's fault, not the sink's
         return self.renamed(fields)
 
     def renamed(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -295,6 +298,8 @@ class Execution:
                 raise  # it concerns every row
             except TimeoutError:
                 last = TimeoutError(f"no result within {self.wired.model.timeout or 0:g} s")
+            except (KeyboardInterrupt, SystemExit) as error:  # a row's doing cannot end the host
+                last = RuntimeError(f"the stage raised {error!r}")
             except Exception as error:
                 last = error
         if isinstance(last, BadReply):
@@ -306,8 +311,13 @@ class Execution:
         row_id, _, fields = item
 
         async def once(ctx: Context) -> Mapping[str, Any]:
-            out = await self.func(*self.args(fields), **await self.keywords(ctx))
-            return self.added(out, fields, fields)
+            try:
+                read = self.args(fields)
+            except KeyError as error:  # open rows: what the first rows had, this one lacks
+                raise StageError(
+                    self.key, (row_id or b"").hex(), f"the row has no {error}"
+                ) from None
+            return self.added(await self.func(*read, **await self.keywords(ctx)), fields, fields)
 
         key = self.row_key(item) if self.recorded else None
         return await self.attempts(row_id or b"", once, key, failed)

@@ -75,7 +75,7 @@ class Executor:
         """Run to the end. Raises the first StageError, ResourceError or StoreError, bare or grouped."""
         limits = {
             name: anyio.CapacityLimiter(size)
-            for name, size in (self.pipeline.model.limits.model_extra or {}).items()
+            for name, size in self.pipeline.model.limits.named.items()
         }
         async with (
             ResourcePool(self.pipeline.resources) as pool,
@@ -401,7 +401,9 @@ class _Map(_Workers):
         execution, executor, putters = self.execution, self.executor, self.channel.putters
         config, args = self.wired.config, execution.args
         func = functools.partial(execution.func, **config) if config else execution.func
-        adds = None if execution.texts or execution.rename else execution.spec.adds
+        # `added` does what is more than taking the fields as they are.
+        simple = not (execution.texts or execution.rename or self.store is not None)
+        adds = execution.spec.adds if simple else None
         outlet = self.outlets[0] if len(self.outlets) == 1 else None
         # The next stage's queue is filled in place: a call a row costs as much as the hop itself.
         queue, room = (outlet.items, outlet.capacity) if isinstance(outlet, Channel) else (items, 0)
@@ -420,8 +422,10 @@ class _Map(_Workers):
                 counters.received += 1
                 try:
                     out = await func(*args(fields))
-                    added = out.__dict__ if type(out) is adds else execution.added(out, fields, fields)
-                except Exception as error:
+                    added = (
+                        out.__dict__ if type(out) is adds else execution.added(out, fields, fields)
+                    )
+                except (Exception, KeyboardInterrupt, SystemExit) as error:
                     await self.settle(item, await self._again(item, error))
                     continue
                 counters.out += 1
@@ -437,9 +441,11 @@ class _Map(_Workers):
                     turns = 0
                     await anyio.lowlevel.checkpoint()
 
-    async def _again(self, item: Item, error: Exception) -> Outcome:
+    async def _again(self, item: Item, error: BaseException) -> Outcome:
         if isinstance(error, Reject):
             return rejected(error)
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"the stage raised {error!r}")
         return await self.execution.map(item, failed=error)
 
 
@@ -540,7 +546,7 @@ class _Source(_Runner):
     async def _read(self) -> None:
         given = self.executor._inputs is not None and self.key == self.executor._into
         limit, execution, counters = self.executor.limit, self.execution, self.counters
-        plain = not (execution.texts or execution.rename)
+        plain = not (execution.texts or execution.rename or self.store is not None)
         adds = Row if given else execution.spec.adds or Row
         seen: Counter[bytes] = Counter()
         position = 0

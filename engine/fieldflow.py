@@ -65,7 +65,7 @@ class FieldFlow:
             return self._unite(wired, ups)
         shared = [n for n in ups[0].fields if all(n in up.fields for up in ups)]
         wired.inputs = {"": {name: _union([up.fields[name] for up in ups]) for name in shared}}
-        return ups[0].writers if source.form == "one" else dict.fromkeys(shared, wired.key)
+        return ups[0].writers if source.form == "one" else dict.fromkeys(shared, _list(wired))
 
     def _unite(self, wired: WiredStage, ups: Sequence[WiredStage]) -> dict[str, str]:
         """Unite the fields of branches: of each field the version that descends from the others."""
@@ -91,12 +91,15 @@ class FieldFlow:
         return writers
 
     def _ancestors(self, key: str) -> set[str]:
-        """Return a stage and all that it descends from."""
+        """Return what wrote a field, and all that it descends from: stages, and lists of them."""
         found, todo = {key}, [key]
         while todo:
-            new = set(self.stages[todo.pop()].upstream) - found
+            wired = self.stages.get(todo.pop())
+            if wired is None or wired.source is None:
+                continue
+            new = {*wired.upstream, *([_list(wired)] if wired.source.form == "concat" else [])}
+            todo += new - found
             found |= new
-            todo += new
         return found
 
     # --- what is read -------------------------------------------------------------------------
@@ -128,29 +131,38 @@ class FieldFlow:
                     key=not renamed,
                 )
         elif read.required or renamed:
-            raise place.error(self._lacking(wired, read, name, fields), key=not renamed)
+            raise place.error(self._lacking(wired, name, fields, renamed), key=not renamed)
         else:
             near = nearest(name, fields, say="; did you mean {!r}?")
             self.notes.append(
                 f"{wired.label}: the optional field {name!r} is made by nothing upstream{near}"
             )
 
-    def _lacking(self, wired: WiredStage, read: Read, name: str, fields: Fields) -> str:
+    def _lacking(self, wired: WiredStage, name: str, fields: Fields, renamed: bool) -> str:
         """Say that a field is not there, and what may help."""
+        assert wired.source is not None
         ups = [self.stages[key] for key in wired.upstream]
-        if makers := [up.key for up in ups if name in up.fields]:
+        makers = [up.key for up in ups if name in up.fields]
+        if makers and wired.source.form == "concat":
             return (
                 f"{wired.label} reads {name!r}, which only {', '.join(makers)} makes: "
                 "a list passes on the fields that all of its stages have"
             )
         message = f"{wired.label} reads {name!r}, which nothing upstream makes"
-        if not fields:
+        if makers:
+            message = (
+                f"{wired.label} reads {name!r} from the other stream than {makers[0]}, "
+                "which makes it"
+            )
+        elif renamed and name in self.stages:
+            message += f": {name!r} is a stage, and `take:` names a field"
+        elif not fields:
             return f"{message}: the rows of {', '.join(wired.upstream)} declare no fields"
-        near = nearest(name, fields, say="{}") or "FIELD"
-        if name == read.name:
-            message += f"; if it has another name, `take: {{{name}: {near}}}`"
-        elif near != "FIELD":
-            message += f"; did you mean {near!r}?"
+        near = nearest(name, fields, say="{}")
+        if renamed:
+            message += f"; did you mean {near!r}?" if near else ""
+        else:
+            message += f"; if it has another name, `take: {{{name}: {near or 'FIELD'}}}`"
         return f"{message} (there are: {', '.join(fields)})"
 
     # --- what is added ------------------------------------------------------------------------
@@ -215,8 +227,13 @@ def _ids(wired: WiredStage, ups: Sequence[WiredStage]) -> str:
     """Return what made the ids of rows that a stage passes on unchanged."""
     assert wired.source is not None
     if wired.source.form == "concat":  # each id is made anew from the row's and its branch
-        return f"the list {', '.join(sorted(wired.upstream))}"
+        return _list(wired)
     return ups[0].ids
+
+
+def _list(wired: WiredStage) -> str:
+    """Return the name of a list of stages: lists of the same stages give the same rows."""
+    return f"the list {', '.join(sorted(wired.upstream))}"
 
 
 def _nearest(name: str, known: Iterable[str], having: str) -> str:

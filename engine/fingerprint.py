@@ -120,16 +120,21 @@ def _function_digest(func: Callable[..., Any]) -> bytes:
 
 
 def _code_digest(code: CodeType) -> bytes:
-    """Return a digest of compiled code: no addresses, no line numbers, no docstring.
-
-    A function's first constant is its docstring, or None.
-    """
+    """Return a digest of compiled code: no addresses, no line numbers, no docstring."""
     parts: list[bytes | str] = [code.co_code, repr(code.co_names), repr(code.co_varnames)]
-    for i, constant in enumerate(code.co_consts):
+    for constant in code.co_consts[_documented(code) :]:
         if isinstance(constant, CodeType):
             parts.append(_code_digest(constant))
         elif isinstance(constant, frozenset):
             parts.append(repr(sorted(map(repr, constant))))
-        elif i > 0 or not isinstance(constant, str):
+        else:
             parts.append(repr(constant))
     return digest("compiled", *parts)
+
+
+def _documented(code: CodeType) -> bool:
+    """Return whether the first constant is the docstring: before 3.13 it is that, or None."""
+    flag = getattr(inspect, "CO_HAS_DOCSTRING", None)
+    if flag is not None:
+        return bool(code.co_flags & flag)
+    return not code.co_name.startswith("<") and isinstance(code.co_consts[0], (str, type(None)))

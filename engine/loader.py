@@ -199,7 +199,7 @@ def _check_events(text: str, document: Document) -> None:
         elif tag := getattr(event, "tag", None):
             wrong = f"tags such as {tag!r} are not allowed: write a plain value"
         if wrong:
-            mark = event.start_mark
+            mark = cast(Any, event.start_mark)
             raise PipelineError(
                 wrong, file=document.file, line=mark.line + 1, column=mark.column + 1
             )

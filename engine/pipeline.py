@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic.errors import PydanticUserError
 
-from engine.errors import DefinitionError, EngineError, InputError, PipelineError, nearest
+from engine.errors import EngineError, InputError, PipelineError, nearest
 from engine.fieldflow import FieldFlow
 from engine.fingerprint import stage_fingerprint
 from engine.loader import Document, Place, load, override
 from engine.plugins import Plugins, local_stage
 from engine.resources import Resource, ResourceSpec
-from engine.settings import is_input, map_paths
+from engine.settings import is_input, is_output, map_paths
 from engine.shape import PipelineModel, ResourceModel, StageModel, read_shape, validated
 from engine.signature import ResourceNeed
 from engine.stages import StageSpec
@@ -98,6 +98,7 @@ def read_pipeline(
         order = tuple(key for key in order if key in kept)
         notes = _followed(stages, order)
     _check_counted(document, model, stages)
+    _check_written(stages.values())
     for wired in stages.values():
         identities = {name: parts.identities[key] for name, key in wired.resources.items()}
         wired.fingerprint = stage_fingerprint(
@@ -143,7 +144,7 @@ class _Parts:
             spec: ResourceSpec = self.plugins.resource(_name(model.use))
         label = f"resource {key} ({spec.name})"
         _check_known(label, model.with_, spec.config, place / "with")
-        config = _configured(label, spec.config, model.with_, place / "with", spec.cls)
+        config = _configured(label, spec.config, model.with_, place / "with")
         try:
             resource: Resource = spec.cls(**config)
             self.identities[key] = resource.identity
@@ -166,13 +167,13 @@ class _Parts:
             for name, need in spec.resources.items()
             if (chosen := self._chosen(label, name, need, model.with_, given)) is not None
         }
-        config = _configured(label, spec.config, model.with_, given, spec.func)
+        config = _configured(label, spec.config, model.with_, given)
         limits = self.model.limits.named
         if model.limit is not None and model.limit not in limits:
             raise (place / "limit").error(
-                f"{label}: no limit {model.limit!r} is declared"
-                + nearest(model.limit, limits, say="; did you mean {!r}?")
-                + f": write `limits: {{{model.limit}: 1}}` at the top (declared: {_listed(limits)})"
+                f"{label}: no limit {model.limit!r} is declared; "
+                + (nearest(model.limit, limits) or f"write `limits: {{{model.limit}: 1}}` above")
+                + f" (declared: {_listed(limits)})"
             )
         keys = self.model.stages
         source = source_of(spec, model, place, label, keys=keys, before=before)
@@ -240,7 +241,6 @@ def _configured(
     declared: Mapping[str, tuple[Any, Any]],
     given: Mapping[str, Any],
     place: Place,
-    owner: object,
 ) -> dict[str, Any]:
     """Return the configuration: values as their types want them, defaults, paths made absolute."""
     config = {}
@@ -251,9 +251,8 @@ def _configured(
             try:
                 value = validated(hint, given[name], here, f"{label}, {name}")
             except PydanticUserError as error:
-                reason = str(error).partition("\n")[0]
-                raise DefinitionError(
-                    owner, f"parameter {name!r} cannot be configuration: {reason}"
+                raise here.error(
+                    f"{label}, {name}: no YAML gives a value of type {show(hint)}: leave it out"
                 ) from error
         elif default is inspect.Parameter.empty:
             raise place.error(f"{label} needs `{name}: {show(hint)}` under `with:`", key=True)
@@ -294,6 +293,35 @@ def _check_counted(
                 + nearest(name, known, say="; did you mean {!r}?")
                 + f" (they have: {_listed(known)})"
             )
+
+
+def _check_written(stages: Iterable[WiredStage]) -> None:
+    """Refuse two stages that write one file, and a stage that writes what another reads."""
+    stages = list(stages)
+    readers = {path: wired for wired in stages for _, path in _paths(wired, is_input)}
+    writers: dict[Path, WiredStage] = {}
+    for wired in stages:
+        for name, path in _paths(wired, is_output):
+            other = writers.setdefault(path, wired) if path not in readers else readers[path]
+            if other is not wired or path in readers:
+                verb = "reads" if path in readers else "writes"
+                raise (wired.place / "with" / name).error(
+                    f"{wired.label}, {name}: {other.label} {verb} this file, too: write another"
+                )
+
+
+def _paths(wired: WiredStage, wanted: Callable[[Any], bool]) -> list[tuple[str, Path]]:
+    """Return the (parameter, path) pairs of a stage whose hint is of the wanted sort."""
+    found: list[tuple[str, Path]] = []
+    for name, (hint, _) in wired.spec.config.items():
+
+        def note(part: Any, path: Path, name: str = name) -> Path:
+            if wanted(part):
+                found.append((name, Path(os.path.normpath(path))))
+            return path
+
+        map_paths(hint, wired.config[name], note)
+    return found
 
 
 def _idle(wired: WiredStage) -> Iterable[str]:

@@ -90,10 +90,7 @@ class Plugins:
                 raise PluginError(f"two plugins are named {namespace!r}: rename one of them")
             return
         _check_hooks(namespace, module)
-        try:
-            self.manager.register(module, name=namespace)
-        except pluggy.PluginValidationError as error:
-            raise PluginError(f"plugin {namespace!r}: {error}") from error
+        self.manager.register(module, name=namespace)
         self._loaded[namespace] = module
         for spec in map(stage_spec, _given(namespace, module, "engine_stages")):
             self._claim(namespace, spec.name, spec.func)
@@ -182,6 +179,11 @@ def _check_hooks(namespace: str, module: object) -> None:
                 f"{place} lacks the marker: write @hookimpl above it "
                 "(from engine import hookimpl), or rename it"
             )
+        if marked:
+            takes = inspect.signature(getattr(hookspecs, name)).parameters
+            if strange := [p for p in inspect.signature(function).parameters if p not in takes]:
+                allowed = f"takes only {', '.join(takes)}" if takes else "takes nothing"
+                raise PluginError(f"{place}: the hook {allowed}, not {', '.join(strange)}")
 
 
 def local_stage(path: Path, name: str) -> StageSpec:

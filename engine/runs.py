@@ -86,12 +86,18 @@ class Run:
         )
         self._status: Status = "running"
         self._error: BaseException | None = None
+        self._started: float | None = None
         self._seconds = 0.0
 
     @property
     def counters(self) -> dict[str, Counters]:
         """The stages' counters, live: views pull from here."""
         return self._executor.counters
+
+    @property
+    def started(self) -> bool:
+        """Whether its stages were started: the store could be opened."""
+        return self._started is not None
 
     @property
     def finished(self) -> int:
@@ -142,7 +148,7 @@ class Run:
             self._error = first_error(error)
             self._status = "failed"
         finally:
-            self._seconds = anyio.current_time() - self._started
+            self._seconds = anyio.current_time() - (self._started or 0.0)
             self._output.close()
 
     async def __aexit__(

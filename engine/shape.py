@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import itertools
+from typing import Any, Literal, get_args
 
 import orjson
 from pydantic import (
@@ -19,7 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from engine.errors import PipelineError, nearest
-from engine.loader import Document, Keys, Place
+from engine.loader import Document, Keys, Place, scalar
 
 __all__ = ["LimitsModel", "PipelineModel", "ResourceModel", "StageModel", "read_shape", "validated"]
 
@@ -97,7 +98,7 @@ def read_shape(document: Document) -> PipelineModel:
     try:
         return PipelineModel.model_validate_json(orjson.dumps(value), strict=strict)
     except ValidationError as error:
-        raise _unfit(error, value, place, "") from None
+        raise _unfit(error, value, place, "", PipelineModel) from None
 
 
 def validated(hint: Any, value: Any, place: Place, label: str) -> Any:
@@ -110,10 +111,12 @@ def validated(hint: Any, value: Any, place: Place, label: str) -> Any:
         adapter = TypeAdapter(hint)
         return adapter.validate_json(orjson.dumps(value), strict=not place.from_environment)
     except ValidationError as error:
-        raise _unfit(error, value, place, label) from None
+        raise _unfit(error, value, place, label, hint) from None
 
 
-def _unfit(error: ValidationError, value: Any, place: Place, label: str) -> PipelineError:
+def _unfit(
+    error: ValidationError, value: Any, place: Place, label: str, hint: Any
+) -> PipelineError:
     """Say the deepest thing that is wrong: in a union, the member that came nearest."""
     details = error.errors(include_url=False)
     paths = [_path(value, detail["loc"]) for detail in details]
@@ -124,10 +127,9 @@ def _unfit(error: ValidationError, value: Any, place: Place, label: str) -> Pipe
     subject = f"{label}{', ' if label and dotted else ''}{dotted}"
     match first["type"]:
         case "extra_forbidden":
-            known = [] if place.keys else _known_keys(path)
-            hint = nearest(str(path[-1]), known, say="; did you mean {!r}?")
-            listed = f" (known: {', '.join(known)})" if known else ""
-            message = f"unknown key {path[-1]!r}{hint}{listed}"
+            known = _inner_keys(hint) if place.keys else _known_keys(path)
+            near = nearest(str(path[-1]), known, say=": did you mean {!r}?")
+            message = f"unknown key {path[-1]!r}{near} (known: {', '.join(known)})"
             return inner.error(f"{label}: {message}" if label else message, key=True)
         case "missing":
             message = f"the key {first['loc'][-1]!r} is missing"
@@ -182,7 +184,10 @@ def _expected(detail: ErrorDetails) -> str:
         return _WORDS[detail["type"]]
     message = detail["msg"].removeprefix("Value error, ")
     if message.startswith("Input should be "):
-        return message.removeprefix("Input should be ")
+        message = message.removeprefix("Input should be ")
+        return message.replace("greater than or equal to", "at least").replace(
+            "less than or equal to", "at most"
+        )
     return f"otherwise ({message})"
 
 
@@ -193,17 +198,9 @@ def _advice(detail: ErrorDetails) -> str:
             return f" (in YAML 1.2 {given} is text)"
         case "string_type", bool() | int() | float():
             return ": put it in quotes"
-        case "int_type" | "float_type" | "bool_type", str() if _is_number(given):
+        case "int_type" | "float_type" | "bool_type", str() if not isinstance(scalar(given), str):
             return ": write it without quotes"
     return ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _known_keys(path: Keys) -> list[str]:
@@ -213,3 +210,11 @@ def _known_keys(path: Keys) -> list[str]:
     elif len(path) == 3 and path[0] == "resources":
         model = ResourceModel
     return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _inner_keys(hint: Any) -> list[str]:
+    """Return the keys of the models in a configuration type."""
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        inner = [_inner_keys(info.annotation) for info in hint.model_fields.values()]
+        return [*hint.model_fields, *itertools.chain(*inner)]
+    return list(itertools.chain(*map(_inner_keys, get_args(hint))))

@@ -95,9 +95,8 @@ def read_signature(
     contexts: list[str] = []
     for p in inspect.signature(func).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            raise wrong(
-                f"parameter {p}: `*args` and `**kwargs` hide what the stage reads: name each field"
-            )
+            stars = "*" if p.kind is p.VAR_POSITIONAL else "**"
+            raise wrong(f"`{stars}{p.name}` hides what the stage reads: name each field")
         if p.name not in hints:
             raise wrong(f"parameter {p.name!r} has no type hint")
         hint = hints[p.name]

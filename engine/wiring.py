@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import graphlib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -185,8 +186,9 @@ def in_order(stages: Mapping[str, WiredStage]) -> tuple[str, ...]:
         return tuple(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:
         circle = list(reversed(error.args[1]))
+        steps = ", ".join(f"{a} reads {b}" for a, b in itertools.pairwise(circle))
         raise (stages[circle[0]].place / "from").error(
-            f"the stages form a circle: {' -> '.join(circle)}: one of them must read another stage"
+            f"the stages form a circle ({steps}): one of them must read another stage"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -40,6 +41,13 @@ class _Lazy(click.Group):
             )
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output left: there is nobody to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(0)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -68,9 +76,9 @@ def main() -> None:
     except EngineError as error:
         click.echo(f"engine: {visible(str(error))}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left: there is nobody to tell
-        sys.exit(0)
+    except OSError as error:
+        click.echo(f"engine: {visible(str(error))}", err=True)
+        sys.exit(4)
 
 
 def visible(text: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -51,17 +52,19 @@ async def _run(run: Run, file: str, quiet: bool) -> int:
     from engine.cli.summary import print_summary
 
     prints = not any(stage.spec.is_sink for stage in run.pipeline.stages.values())
+    stdout = sys.stdout
     stopped: list[int] = []
     summary: Summary | None = None
     progress = Progress(run, quiet=quiet)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_signals, run, stopped, progress)
-            with progress:
+            # What a stage prints is talk: stdout is for rows.
+            with progress, contextlib.redirect_stdout(sys.stderr):
                 tasks.start_soon(progress.live)
                 async with run:
-                    if prints:
-                        await _print_rows(run)
+                    if prints and stdout is not None:
+                        await _print_rows(run, stdout)
                     summary = await run.finish()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -72,7 +75,7 @@ async def _run(run: Run, file: str, quiet: bool) -> int:
             raise
         raise error from None
     finally:
-        if not quiet:
+        if not quiet and run.started:
             print_summary(run.summary)
     if stopped:
         click.echo(f"engine: stopped; `engine run {file}` goes on from here", err=True)
@@ -80,7 +83,7 @@ async def _run(run: Run, file: str, quiet: bool) -> int:
     return summary.exit_code if summary is not None else 1
 
 
-async def _print_rows(run: Run) -> None:
+async def _print_rows(run: Run, stdout: TextIO) -> None:
     import orjson
 
     from engine.rows import plain
@@ -93,8 +96,8 @@ async def _print_rows(run: Run) -> None:
             import json
 
             line = json.dumps(record).encode()
-        sys.stdout.buffer.write(line + b"\n")
-        sys.stdout.buffer.flush()
+        stdout.buffer.write(line + b"\n")
+        stdout.buffer.flush()
 
 
 async def _signals(run: Run, stopped: list[int], progress: Progress) -> None:
@@ -106,7 +109,9 @@ async def _signals(run: Run, stopped: list[int], progress: Progress) -> None:
             async for number in signals:
                 stopped.append(int(number))
                 if len(stopped) == 1:
-                    progress.say("engine: stopping once what is in flight is done; again stops at once")
+                    progress.say(
+                        "engine: stopping once what is in flight is done; again stops at once"
+                    )
                     tasks.start_soon(run.drain)
                 else:
                     run.stop()

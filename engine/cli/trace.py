@@ -61,7 +61,9 @@ def open_finished(run: str) -> tuple[ReadOnlyStore, int]:
     from engine.store import find_runs
 
     file, at, number = run.rpartition("@")
-    if not (at and number.isdigit()):
+    if at and not number.isdigit() and not Path(run).exists():
+        raise InputError(f"{run!r}: a run is FILE or FILE@ID, and ID is a number")
+    if not number.isdigit():
         file, number = run, ""
     document = load(file)
     name = document.value.get("name") if isinstance(document.value, dict) else None
@@ -99,7 +101,8 @@ def _list(console: Any, records: list[RowRecord]) -> None:
     from rich.text import Text as Painted
 
     for i, record in enumerate(records, 1):
-        excerpt = " · ".join(str(t).replace("\n", " ")[:40] for _, t in texts(record.fields))
+        shown = [t for _, t in texts(record.fields)] or list(record.fields.values())
+        excerpt = " · ".join(str(value).replace("\n", " ")[:40] for value in shown)
         line = Painted(f"{i:>4} ", "dim")
         line.append(record.row_id.hex()[:12], "bold").append(f"  {visible(excerpt)[:100]}")
         console.print(line)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import anyio.lowlevel
-import orjson
 
 from engine.errors import short_path
 from engine.rows import Row
@@ -67,7 +67,9 @@ def read_fields(
         }
         if count == PEEK:
             break
-    if id_field is not None and count and id_field not in found:
+    if not count:
+        raise ValueError(f"path: {short_path(str(path))} has no rows")
+    if id_field is not None and id_field not in found:
         raise ValueError(
             f"id_field: not every row of {short_path(str(path))} has a field {id_field!r}"
         )
@@ -75,18 +77,38 @@ def read_fields(
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object). Raises ValueError with file and line."""
+    """Yield (line number, object). Raises ValueError with file and line.
+
+    json and not orjson: integers of any size and lone surrogates are valid, and keys told twice
+    are seen.
+    """
     opener: Any = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                record = orjson.loads(line)
-            except ValueError as error:
+                record = json.loads(
+                    line.decode("utf-8-sig" if number == 1 else "utf-8"),
+                    object_pairs_hook=_object,
+                    parse_constant=_refuse_constant,
+                )
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{short_path(str(path))}:{number}: not JSON: {error}") from None
             if not isinstance(record, dict):
                 raise ValueError(
                     f"{short_path(str(path))}:{number}: a row is an object, not {type(record).__name__}"
                 )
             yield number, record
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

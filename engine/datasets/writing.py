@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -13,9 +14,10 @@ import anyio.to_thread
 import orjson
 
 from engine.datasets.schema import arrow_schema, arrow_value
+from engine.errors import nearest
 from engine.rows import Row, plain
 from engine.services import Counters
-from engine.stages import Context, OutputPath, stage
+from engine.stages import Context, OutputPath, fields_of, stage
 
 __all__ = ["write"]
 
@@ -58,6 +60,20 @@ async def write(
             await anyio.to_thread.run_sync(writer.write, group)
         finally:
             writer.close()
+
+
+@fields_of(write)
+def write_fields(
+    upstream: Mapping[str, Any], *, fields: tuple[str, ...], **config: Any
+) -> Mapping[str, Any]:
+    """Return nothing: a sink passes nothing on. Raises ValueError for a column that no row has."""
+    for name in fields:
+        if upstream and name != "row_id" and name not in upstream:
+            near = nearest(name, upstream, say="; did you mean {!r}?")
+            raise ValueError(
+                f"fields: no row has {name!r}{near} (rows have: {', '.join(upstream)})"
+            )
+    return {}
 
 
 class _Writer(Protocol):
@@ -127,9 +143,12 @@ def _utf8(value: Any, name: str, counters: Counters) -> Any:
 def _complete(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; put it in place, durable, if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         if path.exists() and _digest(path) == _digest(temporary):
@@ -142,6 +161,12 @@ def _complete(path: Path) -> Iterator[Path]:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _digest(path: Path) -> bytes:

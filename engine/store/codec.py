@@ -208,7 +208,9 @@ def dump_json(value: Mapping[str, Any]) -> bytes:
         return b"{}"
     try:
         return orjson.dumps(value)
-    except TypeError:  # lone surrogates of a hostile model; two, escaped, would come back as one character
+    except (
+        TypeError
+    ):  # lone surrogates of a hostile model; two, escaped, would come back as one character
         return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 

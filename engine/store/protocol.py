@@ -65,10 +65,18 @@ class Store(Protocol):
     Fields that a row cannot carry raise TypeError, naming the field, and nothing is queued.
     """
 
-    calls: CallRecords
-    blobs: Blobs
     run: int
     """The number of the run that `begin` opened."""
+
+    @property
+    def calls(self) -> CallRecords:
+        """The call records of this generation."""
+        ...
+
+    @property
+    def blobs(self) -> Blobs:
+        """The blob folder."""
+        ...
 
     async def __aenter__(self) -> Self:
         """Open the store, exclusively. Raises StoreError when another process owns it."""

@@ -266,6 +266,34 @@ def test_a_second_signal_stops_at_once(pipeline: Write) -> None:
         assert running.wait(timeout=30) == 130
 
 
+def test_a_reader_that_leaves_is_no_error(pipeline: Write) -> None:
+    path = pipeline(PRINTS.replace("numbers}", "numbers, with: {count: 2000}}"), stages=STAGES)
+    command = f"{sys.executable} -m engine run -q {path} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.splitlines()[1:] == ["0"]
+    assert done.stderr == ""
+
+
+def test_stdout_that_cannot_be_written_is_one_line(pipeline: Write) -> None:
+    path = pipeline(PRINTS, stages=STAGES)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine", "run", "-q", str(path)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr == "engine: [Errno 28] No space left on device\n"
+
+
+def test_what_a_stage_prints_is_talk(pipeline: Write) -> None:
+    noisy = STAGES.replace("    return Shouted", "    print('noise')\n    return Shouted")
+    done = engine("run", "-q", pipeline(PRINTS, stages=noisy))
+    assert "noise" not in done.stdout
+    assert done.stderr.count("noise") == 3
+
+
 def test_plugins_lists_ours_with_their_stages() -> None:
     done = engine("plugins")
     assert done.returncode == 0

@@ -42,7 +42,9 @@ def rows(ran: Path) -> list[RowRecord]:
 
 
 def test_rows_are_conversations_that_trl_reads(ran: Path, rows: list[RowRecord]) -> None:
-    written = [json.loads(line) for line in (ran.parents[1] / "out/pink.jsonl").read_text().splitlines()]
+    written = [
+        json.loads(line) for line in (ran.parents[1] / "out/pink.jsonl").read_text().splitlines()
+    ]
     assert [row["row_id"] for row in written] == [row.row_id.hex() for row in rows]
     assert written
     for row in written:
@@ -73,7 +75,9 @@ def test_each_character_of_the_last_turns_leads_to_a_reply_a_template_and_the_pa
             assert [s.start for s in spans] == [0, *(s.stop for s in spans[:-1])]
             assert spans[-1].stop == len(text)
             for span in spans:
-                assert str(span.leaf)[span.leaf_start : span.leaf_stop] == text[span.start : span.stop]
+                assert (
+                    str(span.leaf)[span.leaf_start : span.leaf_stop] == text[span.start : span.stop]
+                )
             nodes = text.graph().nodes
             ops = {node.op.partition(":")[0] for node in nodes if node.kind == "leaf"}
             assert {"call", "template"} <= ops
@@ -88,7 +92,11 @@ def test_running_again_pays_nothing_and_writes_the_same(ran: Path) -> None:
     done = engine("run", ran, "--limit", 2)
     assert done.returncode == 0
     assert out.read_bytes() == before
-    calls = [line.split() for line in done.stderr.splitlines() if line.startswith(("dialogue", "revision"))]
+    calls = [
+        line.split()
+        for line in done.stderr.splitlines()
+        if line.startswith(("dialogue", "revision"))
+    ]
     assert calls
     assert all("dead" not in line for line in calls)
 

@@ -158,6 +158,21 @@ async def wrong_type(n: int) -> Doubled:
     return Total(n)  # type: ignore[return-value]
 
 
+class Ratio(Row):
+    ratio: float
+
+
+@stage("t.nan")
+async def nan(n: int) -> Ratio:
+    return Ratio(float("nan") if n == 1 else 1.0)
+
+
+@stage("t.quits")
+async def quits(n: int, *, raised: str) -> None:
+    if n == 1:
+        raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[raised](7)
+
+
 @stage("t.collect")
 async def collect(rows: AsyncIterable[Row], *, into: str) -> None:
     LISTS.setdefault(into, []).extend(

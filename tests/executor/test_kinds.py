@@ -265,3 +265,44 @@ stages:
     rows, summary = await go(path)
     assert [row["total"] for row in rows] == [0]
     assert summary.exit_code == 0
+
+
+async def test_what_a_row_cannot_carry_is_the_fault_of_the_stage_that_made_it(
+    pipeline: Write,
+) -> None:
+    path = pipeline(
+        """
+stages:
+  numbers: {use: ./stages.py:numbers, with: {count: 3}}
+  nan: {use: ./stages.py:nan}
+  out: {use: dataset.write, with: {path: out.jsonl}}
+""",
+        stages=STAGES,
+    )
+    _, summary = await go(path, store=":memory:")
+    assert (summary.finished, summary.stages["nan"].dead) == (2, 1)
+    (reason,) = summary.stages["nan"].reasons
+    assert "field 'ratio': a row cannot carry nan" in reason
+
+
+@pytest.mark.parametrize("raised", ["SystemExit", "KeyboardInterrupt"])
+async def test_a_stage_cannot_end_its_host(pipeline: Write, raised: str) -> None:
+    path = pipeline(
+        f"stages: {{numbers: {{use: './stages.py:numbers', with: {{count: 3}}}}, quits: {{use: './stages.py:quits', with: {{raised: {raised}}}}}}}",
+        stages=STAGES,
+    )
+    rows, summary = await go(path)
+    assert (len(rows), summary.dead) == (2, 1)
+
+
+async def test_a_row_that_lacks_what_the_first_rows_had_dies_by_name(pipeline: Write) -> None:
+    lines = ['{"n": 1}'] * 100 + ['{"m": 2}', '{"n": 3}']
+    path = pipeline(
+        "stages: {read: {use: dataset.read, with: {path: rows.jsonl}}, double: {use: './stages.py:double'}}",
+        stages=STAGES,
+    )
+    path.with_name("rows.jsonl").write_text("\n".join(lines))
+    rows, summary = await go(path)
+    assert (len(rows), summary.dead) == (101, 1)
+    (reason,) = summary.stages["double"].reasons
+    assert "the row has no 'n'" in reason

@@ -55,9 +55,11 @@ LEAVES = (
 )
 VALUES = st.recursive(
     LEAVES,
-    lambda v: st.lists(v, max_size=3)
-    | st.lists(v, max_size=3).map(tuple)
-    | st.dictionaries(NAMES, v, max_size=3),
+    lambda v: (
+        st.lists(v, max_size=3)
+        | st.lists(v, max_size=3).map(tuple)
+        | st.dictionaries(NAMES, v, max_size=3)
+    ),
     max_leaves=8,
 )
 

@@ -77,13 +77,17 @@ async def test_a_generation_has_a_memo_and_calls_of_its_own(tmp_path: Path) -> N
     for fresh, number, known in [(False, 1, 0), (False, 1, 1), (True, 2, 0), (False, 2, 1)]:
         async with opened(folder, fresh=fresh) as store:
             assert store.generation == number
-            assert (store.memo(KEY) is not None) == (store.calls.replay(KEY, 0) is not None) == known
+            assert (
+                (store.memo(KEY) is not None) == (store.calls.replay(KEY, 0) is not None) == known
+            )
             store.put_memo(KEY, Memo("row"))
             await store.calls.record(KEY, 0, b"reply")
     assert [run.generation for run in find_runs(folder).runs()] == [1, 1, 2, 2]
 
 
-async def test_what_a_row_cannot_carry_is_refused_and_nothing_is_queued(folder: Path | None) -> None:
+async def test_what_a_row_cannot_carry_is_refused_and_nothing_is_queued(
+    folder: Path | None,
+) -> None:
     async with opened(folder) as store:
         with pytest.raises(TypeError, match="field 'score': a row cannot carry nan"):
             store.put_memo(KEY, Memo("row", {"t": Text.leaf("x", "y"), "score": float("nan")}))
@@ -109,7 +113,10 @@ async def test_rows_come_by_fate_and_in_order(folder: Path | None) -> None:
 
 
 async def test_runs_are_listed_with_their_summaries(tmp_path: Path) -> None:
-    summary = {"finished": 3, "stages": {"a": {"reasons": {"dead: \ud800": 1}, "examples": ["\udfff"]}}}
+    summary = {
+        "finished": 3,
+        "stages": {"a": {"reasons": {"dead: \ud800": 1}, "examples": ["\udfff"]}},
+    }
     async with opened(tmp_path) as store:
         await store.end("done", summary)
     async with opened(tmp_path):
@@ -201,7 +208,9 @@ async def test_a_missing_text_is_a_sentence(tmp_path: Path) -> None:
         store.put_memo(KEY, Memo("row", {"t": text}))
     damage(tmp_path, "DELETE FROM texts")
     async with opened(tmp_path) as store:
-        with pytest.raises(StoreError, match=f"the text {text.did.hex()} is missing from the store"):
+        with pytest.raises(
+            StoreError, match=f"the text {text.did.hex()} is missing from the store"
+        ):
             store.memo(KEY)
 
 
@@ -225,7 +234,11 @@ async def test_refusals_hold_for_a_fingerprint_and_a_run(tmp_path: Path) -> None
         store.calls.refuse(KEY, 0, b"f", "garbage \ud800")
         store.calls.refuse(KEY, 2, b"f", "garbage")
         assert set(store.calls.refusals(KEY, b"f")) == {0, 2}
-        assert set(store.calls.refusals(KEY, b"new")) == set(store.calls.refusals(OTHER, b"f")) == set()
+        assert (
+            set(store.calls.refusals(KEY, b"new"))
+            == set(store.calls.refusals(OTHER, b"f"))
+            == set()
+        )
     async with opened(tmp_path) as store:  # its rows begin with their first attempt again
         assert set(store.calls.refusals(KEY, b"f")) == set()
         assert store.read("SELECT count(*) FROM refusals") == (2,)
@@ -413,7 +426,9 @@ async def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 # --- a law: the store is a dict with a generation ----------------------------------------------
 
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from("puts put flush reopen fresh".split()), st.integers(0, 3), st.integers()),
+    st.tuples(
+        st.sampled_from("puts put flush reopen fresh".split()), st.integers(0, 3), st.integers()
+    ),
     max_size=25,
 )
 

@@ -40,11 +40,15 @@ async def instances(
     sets the difficulty, after Pisinger (2005), "Where are the hard knapsack problems?".
     """
     seed = ctx.rng.getrandbits(64)
-    for number in range(count):  # each from its own number: more instances change none of the others
+    for number in range(
+        count
+    ):  # each from its own number: more instances change none of the others
         rng = random.Random(f"{seed}/{number}")
         weights, values = sample(rng, items, most, correlation)
         capacity = max(min(weights), int(capacity_share * sum(weights)))
-        yield Instance(weights, values, capacity, optimum(weights, values, capacity)).keyed(str(number))
+        yield Instance(weights, values, capacity, optimum(weights, values, capacity)).keyed(
+            str(number)
+        )
 
 
 def sample(

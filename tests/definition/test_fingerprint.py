@@ -1,0 +1,263 @@
+"""What a stage's fingerprint depends on, and what it does not."""
+
+import importlib
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.fingerprint import code_digest
+from engine.loader import loads
+from engine.pipeline import read_pipeline
+
+STAGE = '''
+"""A module."""
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel
+from engine import Context, InputFile, NotResult, OutputPath, Resource, Row, resource, stage
+
+
+class Made(Row):
+    """A row."""
+
+    made: int
+
+
+class Style(BaseModel):
+    words: frozenset[str] = frozenset()
+    file: InputFile | None = None
+
+
+@stage("t.source")
+async def source(
+    *,
+    n: int = 1,
+    style: Style | None = None,
+    words: frozenset[str] = frozenset(),
+    file: InputFile | None = None,
+    files: tuple[InputFile, ...] = (),
+    out: OutputPath | None = None,
+    shown: Annotated[bool, NotResult] = False,
+    size: Annotated[int, NotResult] | None = None,
+) -> AsyncIterator[Made]:
+    """Make rows."""
+    yield Made(n)  # a comment
+
+
+@stage("t.random")
+async def random(*, ctx: Context) -> AsyncIterator[Made]:
+    yield Made(1)
+
+
+@stage("t.versioned", version="2")
+async def versioned() -> AsyncIterator[Made]:
+    yield Made(1)
+'''
+numbers = itertools.count()
+Print = Callable[..., bytes]
+
+
+@pytest.fixture
+def fingerprint(tmp_path: Path) -> Print:
+    """Return the fingerprint of one stage of a pipeline, with `with:`, its code and settings."""
+
+    def fingerprint(
+        config: str = "", *, use: str = "source", key: str = "a", code: str = STAGE, more: str = "",
+        top: str = "", folder: Path = tmp_path,
+    ) -> bytes:  # fmt: skip
+        (folder / "stages.py").write_text(code)
+        text = f"name: p\n{top}\nstages:\n  {key}:\n    use: ./stages.py:{use}\n"
+        text += f"    with: {{{config}}}\n    {more}\n"
+        return read_pipeline(loads(text, folder=folder)).stages[key].fingerprint
+
+    return fingerprint
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""A module."""', '"""Another."""'),
+        ('    """Make rows."""\n', ""),
+        ('    """A row."""\n\n', ""),
+        ("  # a comment", ""),
+        ("yield Made(n)", "yield Made(\n        n\n    )"),
+    ],
+)
+def test_docstrings_comments_and_layout_do_not_count(
+    fingerprint: Print, old: str, new: str
+) -> None:
+    assert old in STAGE
+    assert fingerprint(code=STAGE.replace(old, new)) == fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("yield Made(n)", "yield Made(n + 1)"),
+        ("made: int", "made: float"),
+        ("n: int = 1", "n: int = 2"),
+    ],
+)
+def test_code_counts(fingerprint: Print, old: str, new: str) -> None:
+    assert fingerprint(code=STAGE.replace(old, new)) != fingerprint()
+
+
+def test_a_version_stands_for_the_code(fingerprint: Print) -> None:
+    old = fingerprint(use="versioned")
+    assert fingerprint(use="versioned", code=STAGE.replace("Made(1)", "Made(2)")) == old
+    assert fingerprint(use="versioned", code=STAGE.replace('"2"', '"3"')) != old
+
+
+def test_how_it_runs_does_not_count(fingerprint: Print) -> None:
+    more = "concurrency: 3\n    timeout: 4\n    retry: 5\n    on_error: fail\n    limit: gpu"
+    top = "limits: {gpu: 1}\nmax_dead: 4"
+    assert fingerprint(more=more, top=top) == fingerprint()
+    assert fingerprint(more="give: {made: n}") == fingerprint()
+
+
+def test_configuration_and_key_count(fingerprint: Print) -> None:
+    prints = [fingerprint(), fingerprint("n: 2"), fingerprint(key="b"), fingerprint("words: [a]")]
+    assert len(set(prints)) == 4
+    assert fingerprint("n: 1") == fingerprint()
+    assert fingerprint("words: [a, b, c]") == fingerprint("words: [c, b, a]")
+
+
+def test_what_is_no_result_does_not_count(fingerprint: Print) -> None:
+    assert fingerprint("shown: true, size: 4, out: x.jsonl") == fingerprint()
+
+
+def test_files_count_by_content_not_by_name(fingerprint: Print, tmp_path: Path) -> None:
+    for name, content in {"a": "1", "b": "1", "c": "2"}.items():
+        (tmp_path / name).write_text(content)
+    assert fingerprint("file: a") == fingerprint("file: b") != fingerprint("file: c")
+    assert fingerprint("files: [a, b]") == fingerprint("files: [b, a]")
+    assert fingerprint("files: [a, b]") != fingerprint("files: [a, c]")
+    assert fingerprint("style: {file: a}") == fingerprint("style: {file: b}")
+    assert fingerprint("style: {file: a}") != fingerprint("style: {file: c}")
+    before = fingerprint("file: a")
+    (tmp_path / "a").write_text("3")
+    assert fingerprint("file: a") != before
+
+
+def test_another_folder_changes_nothing(fingerprint: Print, tmp_path: Path) -> None:
+    other = tmp_path / "moved"
+    other.mkdir()
+    for folder in (tmp_path, other):
+        (folder / "in").write_text("1")
+    config = "file: in, out: out"
+    assert fingerprint(config, folder=other) == fingerprint(config)
+
+
+def test_the_seed_counts_where_something_can_draw_from_it(fingerprint: Print) -> None:
+    assert fingerprint(top="seed: 7") == fingerprint()
+    assert fingerprint(use="random", top="seed: 7") != fingerprint(use="random")
+
+
+SAY = """
+from collections.abc import AsyncIterator
+from engine import Row, stage
+from engine.chat import Chat
+
+class Said(Row):
+    said: str
+
+@stage("t.say")
+async def say(*, llm: Chat) -> AsyncIterator[Said]:
+    yield Said("")
+"""
+
+
+def test_the_resource_counts_by_identity(tmp_path: Path) -> None:
+    def fingerprint(resource: str, reply: str) -> bytes:
+        (tmp_path / "r.jsonl").write_text(f'{{"reply": "{reply}"}}\n')
+        (tmp_path / "chat.py").write_text(SAY)
+        text = (
+            f"name: p\nresources: {{{resource}: {{use: fixture.chat, with: {{file: r.jsonl}}}}}}\n"
+            f"stages: {{a: {{use: './chat.py:say', with: {{llm: {resource}}}}}}}\n"
+        )
+        return read_pipeline(loads(text, folder=tmp_path)).stages["a"].fingerprint
+
+    assert fingerprint("writer", "x") == fingerprint("judge", "x")
+    assert fingerprint("writer", "x") != fingerprint("writer", "y")
+
+
+# --- packages, and functions without a file -----------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
+    """Return the code digest of a stage of a package with these files besides."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def package(**files: str) -> bytes:
+        name = f"engine_test_package_{next(numbers)}"
+        folder = tmp_path / name
+        for path, text in {"__init__": "", "stages": STAGE, **files}.items():
+            path = path if "." in path else f"{path}.py"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        return code_digest(importlib.import_module(f"{name}.stages").source)
+
+    return package
+
+
+def test_the_whole_package_counts_and_its_prompts(package: Callable[..., bytes]) -> None:
+    alone = package()
+    assert package() == alone
+    assert package(helper="X = 1") != alone
+    assert package(helper="X = 1") == package(helper='"""Doc."""\nX = 1  # one')
+    assert package(helper="X = 1") != package(helper="X = 2")
+    assert package(**{"prompts/a.md": "Write."}) != alone
+    assert package(**{"prompts/a.md": "Write."}) != package(**{"prompts/a.md": "Write!"})
+    assert package(**{"prompts/.DS_Store": "x", "prompts/__pycache__/a.pyc": "x"}) == alone
+    assert package(**{"data/a.md": "Write."}) == alone
+
+
+NOTEBOOK = """
+import hashlib, sys
+from engine.fingerprint import code_digest
+source = {source!r}
+space = {{"__name__": "cell"}}
+exec(compile(source, "<cell>", "exec"), space)
+print(code_digest(space["f"]).hex())
+"""
+
+
+def test_a_function_without_a_file_counts_by_its_code() -> None:
+    def printed(source: str, seed: str) -> str:
+        command = [sys.executable, "-c", NOTEBOOK.format(source=source)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return ran.stdout
+
+    body = "    async def inner(): return x in {'a', 'b', 'c'}\n    return inner\n"
+    plain = "async def f(x):\n" + body
+    documented = "\n\nasync def f(x):\n    'What it does.'\n" + body
+    first = printed(plain, "1")
+    assert printed(documented, "2") == first  # another process, place and docstring
+    assert printed(plain.replace("'c'", "'d'"), "1") != first
+
+
+def test_a_notebook_cell_counts_by_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    import linecache
+
+    def digest_of(source: str) -> Any:
+        name = f"<cell {next(numbers)}>"
+        lines = source.splitlines(keepends=True)
+        monkeypatch.setitem(linecache.cache, name, (len(source), None, lines, name))
+        space: dict[str, Any] = {"__name__": "no_such_module"}
+        exec(compile(source, name, "exec"), space)
+        return code_digest(space["f"])
+
+    plain = "async def f(x):\n    return x + 1\n"
+    assert digest_of(plain) == digest_of(plain.replace("return", "'Doc.'\n    return"))
+    assert digest_of(plain) == digest_of("# a cell\n\n" + plain)
+    assert digest_of(plain) != digest_of(plain.replace("1", "2"))

@@ -1,0 +1,4 @@
+"""Fails when it is imported."""
+
+LEVELS = {"low": 1}
+LEVEL = LEVELS["high"]
