@@ -15,7 +15,7 @@ import anyio
 from engine.channels import Channel
 from engine.errors import EngineError, StageError
 from engine.events import RunEnded, RunStarted
-from engine.executor import Executor, closed
+from engine.executor import Executor
 from engine.loader import Document
 from engine.pipeline import Pipeline, read_pipeline
 from engine.rows import Row
@@ -138,7 +138,7 @@ class Run:
         try:
             await self._executor.run()
             for key, counters in self.counters.items():
-                wrong = closed(counters)
+                wrong = counters.unaccounted()
                 if wrong:
                     raise StageError(key, "", f"rows are unaccounted for: {wrong}")
             if self.store is not None:

@@ -31,7 +31,7 @@ class Usage:
 class Counters:
     """What one stage has done so far; read by views, never pushed.
 
-    The laws that must hold at the end of a run are in `engine.executor.closed`.
+    `unaccounted` states the laws that must hold at the end of a run.
     """
 
     kind: str = ""
@@ -73,6 +73,23 @@ class Counters:
         if self.kind == "expand":
             return self.received - self.expanded - self.rejected - self.dead - self.parked
         return 0
+
+    def unaccounted(self) -> str:
+        """Return what does not add up once the stage has ended, or ""."""
+        if self.kind in ("map", "batch"):
+            ends = {"out": self.out, "rejected": self.rejected, "dead": self.dead}
+        elif self.kind == "expand":
+            ends = {"expanded": self.expanded, "rejected": self.rejected, "dead": self.dead}
+            if self.yielded != self.out + self.rejected_children:
+                return f"{self.yielded} yielded, {self.out} out + {self.rejected_children} rejected"
+        elif self.kind == "stream":
+            ends = {"kept": self.kept, "rejected": self.rejected, "consumed": self.consumed}
+            ends["dead"] = self.dead
+        else:
+            return ""
+        if self.received == sum(ends.values()):
+            return ""
+        return f"{self.received} in, {' + '.join(f'{n} {name}' for name, n in ends.items())}"
 
     def spend(self, usage: Usage) -> None:
         """Add a paid call."""

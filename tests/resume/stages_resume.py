@@ -203,3 +203,9 @@ async def fails(rows: AsyncIterable[Row], *, at: int) -> None:
 async def twins() -> AsyncIterator[Number]:
     for i in range(2):
         yield Number(i, 0).keyed("a")
+
+
+@stage("t.peek", version="1")
+async def peek(rows: AsyncIterable[Number]) -> AsyncIterator[Total]:
+    async for row in rows:
+        yield Total(row["score"])

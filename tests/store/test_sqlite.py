@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -220,9 +219,8 @@ async def test_a_missing_text_is_a_sentence(tmp_path: Path) -> None:
 async def test_a_reply_is_durable_when_record_returns(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await store.calls.record(KEY, 0, b"paid \xff")
-        reader = SqliteStore.__mro__[1].read  # what another connection sees
         other = find_runs(tmp_path)
-        assert reader(other, "SELECT reply FROM calls") == (b"paid \xff",)
+        assert other.read("SELECT reply FROM calls") == (b"paid \xff",)
         other.close()
         await store.calls.record(KEY, 0, b"again")
         assert store.calls.replay(KEY, 0) == b"paid \xff", "the first one stays"
@@ -433,7 +431,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(ACTIONS)
 def test_the_memo_is_a_dict(tmp_path_factory: Any, actions: list[tuple[str, int, int]]) -> None:
     folder = tmp_path_factory.mktemp("memo")
@@ -467,9 +465,3 @@ def test_the_memo_is_a_dict(tmp_path_factory: Any, actions: list[tuple[str, int,
                     return
 
     anyio.run(main)
-
-
-def test_reading_needs_no_more_than_the_standard_library_and_apsw() -> None:
-    code = "import sys, engine.store; print([m for m in sys.modules if m in ('numpy', 'torch', 'pyarrow')])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert found.stdout.decode().strip() == "[]"

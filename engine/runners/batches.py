@@ -1,0 +1,137 @@
+"""Batches: consecutive rows in order, halved down to the guilty row when the stage raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from engine.channels import Inbox, Item, Target
+from engine.errors import StageError
+from engine.execution import Execution, Outcome, rejected, row_maker
+from engine.rows import Reject
+from engine.runners.base import Control, Runner
+
+__all__ = ["Batch"]
+
+
+class Batch(Runner):
+    """A batch: consecutive rows in order; halved down to the guilty row when it raises."""
+
+    def __init__(self, control: Control, execution: Execution, tasks: Any) -> None:
+        super().__init__(control, execution, tasks)
+        self.inbox = Inbox(self.key, self.store)
+        self._turn = anyio.Lock()
+        (cls,) = self.wired.spec.row_parameters.values()
+        self._make = row_maker(self.wired, cls)
+        self._pass: list[Item] = []
+
+    def inlet(self, name: str) -> Target:
+        return Signals(self.inbox, self._pass)
+
+    def start(self) -> None:
+        self.tasks.start_soon(self._all)
+
+    async def _all(self) -> None:
+        async with anyio.create_task_group() as workers:
+            for _ in range(self.wired.model.concurrency):
+                workers.start_soon(self._work)
+        for item in self._pass:
+            await self.emit(item)
+        self._pass.clear()
+        self.done()
+
+    async def _work(self) -> None:
+        size = self.wired.model.batch
+        while True:
+            async with self._turn:  # batches are cut in order, one after the other
+                items = await self.inbox.take(size, least=size)
+                if self.control.draining:
+                    await anyio.sleep_forever()
+                passing, self._pass[:] = list(self._pass), []
+            for signal in passing:
+                await self.emit(signal)
+            if not items:
+                return
+            self.counters.received += len(items)
+            outcomes = await self._outcomes(items)
+            for item, outcome in zip(items, outcomes, strict=True):
+                await self.settle(item, outcome)
+            await anyio.lowlevel.checkpoint()
+
+    async def _outcomes(self, items: list[Item]) -> list[Outcome]:
+        execution, store = self.execution, self.store
+        if not execution.recorded or store is None:
+            return await self._halved(items)
+        keys = [execution.row_key(item) for item in items]
+        memos = [store.memo(key) for key in keys]
+        if all(memo is not None for memo in memos):
+            self.counters.reused += len(items)
+            return [self.remembered(memo) for memo in memos if memo is not None]
+        # A dead letter stays dead while its key is unchanged, and the rest runs again whole.
+        alive = [i for i, memo in enumerate(memos) if memo is None or memo.kind != "dead"]
+        ran = dict(zip(alive, await self._halved([items[i] for i in alive]), strict=True))
+        outcomes = [ran[i] if i in ran else self.remembered(memo) for i, memo in enumerate(memos)]  # type: ignore[arg-type]
+        for i, outcome in ran.items():
+            store.put_memo(keys[i], self.memo_of(outcome))
+        return outcomes
+
+    async def _halved(self, items: list[Item]) -> list[Outcome]:
+        execution = self.execution
+        outs: list[Any] = []
+
+        async def once(ctx: Any) -> Mapping[str, Any]:
+            rows = [self._make(fields, row_id or b"", order) for row_id, order, fields in items]
+            outs[:] = await execution.func(rows, **await execution.keywords(ctx))
+            if len(outs) != len(items):
+                raise StageError(
+                    self.key, "", f"it returned {len(outs)} results for {len(items)} rows"
+                )
+            return {}
+
+        first = items[0][0] or b""
+        outcome = await execution.attempts(first, once)
+        if outcome.kind != "row":
+            if len(items) == 1:
+                return [outcome]
+            middle = len(items) // 2
+            return await self._halved(items[:middle]) + await self._halved(items[middle:])
+        return [self._one(out, item) for out, item in zip(outs, items, strict=True)]
+
+    def _one(self, out: Any, item: Item) -> Outcome:
+        if isinstance(out, Reject):
+            return rejected(out)
+        try:
+            return Outcome("row", self.execution.added(out, item[2], item[2]))
+        except StageError as error:
+            return Outcome("dead", {}, error=error)
+
+
+class Signals:
+    """An inlet that lets signals overtake: an inbox orders rows, and the next one needs the signals."""
+
+    def __init__(self, inbox: Inbox, passing: list[Item]) -> None:
+        self._inbox, self._passing = inbox, passing
+
+    def try_put(self, item: Item) -> bool:
+        if not self._inbox.try_put(item):
+            return False
+        self._note(item)
+        return True
+
+    async def put(self, item: Item) -> None:
+        await self._inbox.put(item)
+        self._note(item)
+
+    def push(self, item: Item) -> None:
+        self._inbox.push(item)
+        self._note(item)
+
+    def _note(self, item: Item) -> None:
+        if item[0] is None or item[2] is None:
+            self._passing.append(item)
+
+    def close(self) -> None:
+        self._inbox.close()

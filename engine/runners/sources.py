@@ -1,0 +1,117 @@
+"""Sources, and the inputs that an embedder gave in place of a stage."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from engine.errors import ResourceError, StageError
+from engine.execution import rejected
+from engine.keys import canonical, source_id
+from engine.rows import Reject, Row
+from engine.runners.base import FAIR, Runner
+from engine.services import MemoryCalls
+
+__all__ = ["Source"]
+
+
+class Source(Runner):
+    """A source, or the inputs that an embedder gave in place of a stage."""
+
+    def start(self) -> None:
+        self.tasks.start_soon(self._read)
+
+    async def _read(self) -> None:
+        given = self.control.inputs is not None and self.key == self.control.into
+        limit, execution, counters = self.control.limit, self.execution, self.counters
+        plain = not (execution.texts or execution.rename or self.store is not None)
+        adds = Row if given else execution.spec.adds or Row
+        seen: Counter[bytes] = Counter()
+        position = 0
+        rows = self._given() if given else self._made()
+        async with contextlib.aclosing(rows) as items:  # type: ignore[type-var]
+            async for out in items if limit != 0 else _nothing():
+                if self.control.draining:
+                    await anyio.sleep_forever()  # the run ends around it; nothing ends early
+                order = (position,)
+                position += 1
+                if isinstance(out, Reject):
+                    await self._rejected(order, out)
+                    continue
+                simple = plain and isinstance(out, adds)
+                fields = out.__dict__ if simple else execution.added(out, {}, {})
+                item = (self._row_id(out, fields, seen), order, fields)
+                counters.out += 1
+                for outlet in self.outlets:
+                    if not outlet.try_put(item):
+                        await outlet.put(item)
+                if counters.out == limit:
+                    break
+                if not position % FAIR:
+                    await anyio.lowlevel.checkpoint()
+        await self.emit((None, (position,), None))
+        self.done()
+
+    def _row_id(self, out: Any, fields: Mapping[str, Any], seen: Counter[bytes]) -> bytes:
+        """Return H(the user's key), or H(content), or for its equals H(content, how many before)."""
+        key = getattr(out, "_key", None)
+        if key is not None:
+            return source_id(self.key, f"={key}")
+        try:
+            row_id = source_id(self.key, canonical(fields))
+        except TypeError as error:
+            raise StageError(self.key, "", str(error)) from error
+        before = seen[row_id]
+        seen[row_id] = before + 1
+        return source_id(self.key, row_id, before) if before else row_id
+
+    async def _rejected(self, order: tuple[int, ...], verdict: Reject) -> None:
+        self.counters.rejected_children += 1
+        row_id = source_id(self.key, f"rejected {order[0]}")
+        self._verdict((row_id, order, {}), rejected(verdict))
+        await self.emit((row_id, order, None))
+
+    async def _made(self) -> AsyncIterator[Any]:
+        execution = self.execution
+        ctx = execution.context(
+            b"", 1, self.store.calls if self.store is not None else MemoryCalls()
+        )
+        try:
+            async with contextlib.aclosing(execution.func(**await execution.keywords(ctx))) as rows:
+                async for row in rows:
+                    yield row
+        except (ResourceError, StageError):
+            raise
+        except Exception as error:
+            raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error
+
+    async def _given(self) -> AsyncIterator[Any]:
+        given: Any = self.control.inputs
+        if isinstance(given, AsyncIterable):
+            async for row in given:
+                yield self._as_row(row)
+        else:
+            for row in given:
+                yield self._as_row(row)
+
+    def _as_row(self, given: Any) -> Row:
+        row = given if isinstance(given, Row) else Row.of(given)
+        for name in self.wired.fields:
+            if name not in row.__dict__:
+                raise StageError(self.key, "", f"a row of inputs= lacks the field {name!r}")
+        adds = self.execution.spec.adds
+        if self.execution.texts and adds is not None and not isinstance(row, adds):
+            key = getattr(row, "_key", None)
+            row = adds.of(row.__dict__)  # so that its strings become texts
+            return row if key is None else row.keyed(key)
+        return row
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    return
+    yield
