@@ -243,7 +243,7 @@ class Inbox:
             await self._event.wait()
 
     async def take(self, most: int, *, least: int = 1) -> list[Item]:
-        """Return the next rows, in order: at least `least` unless the input has ended; [] at its end."""
+        """Return the next rows, in order: at least `least` unless the input ends; [] at its end."""
         while len(self.ready) < least and not self.closed:
             self._event = anyio.Event()
             await self._event.wait()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import anyio
 
 from engine.channels import Item
-from engine.errors import BadReply, ResourceError, StageError
+from engine.errors import BadReply, ResourceError, StageError, StoreError
 from engine.keys import memo_key
 from engine.pipeline import Pipeline, WiredStage
 from engine.resources import Resource
@@ -39,7 +39,7 @@ class Outcome:
 
 
 class ResourcePool:
-    """The resources of a run: opened lazily, each in a task of its own, closed in reverse, shielded."""
+    """The resources of a run: opened lazily, each in its own task, closed in reverse, shielded."""
 
     def __init__(self, resources: Mapping[str, Resource]) -> None:
         self._resources = resources
@@ -226,7 +226,7 @@ class Execution:
         )
 
     async def keywords(self, ctx: Context) -> dict[str, Any]:
-        """Return the keyword arguments: configuration, resources bound to this execution, context."""
+        """Return the keywords: configuration, resources bound to this execution, context."""
         keywords = dict(self.wired.config)
         for name, key in self.wired.resources.items():
             keywords[name] = (await self._pool.get(key)).bind(ctx)
@@ -249,7 +249,7 @@ class Execution:
 
     @asynccontextmanager
     async def apart(self, ctx: Context) -> AsyncIterator[None]:
-        """Wait for other stages, holding neither the limit nor the clock: they may need the limit."""
+        """Wait for other stages with neither limit nor clock: they may need the limit."""
         held = id(ctx) in self._holders
         self._let_go(ctx)
         self.counters.parked += 1
@@ -294,7 +294,7 @@ class Execution:
                     return Outcome("row", await once(ctx), attempts=attempt)
             except Reject as verdict:
                 return rejected(verdict, attempt)
-            except ResourceError:
+            except (ResourceError, StoreError):
                 raise  # it concerns every row
             except TimeoutError:
                 last = TimeoutError(f"no result within {self.wired.model.timeout or 0:g} s")

@@ -47,7 +47,7 @@ class Executor:
         self._events = pipeline.plugins.manager.hook.engine_event
 
     async def run(self) -> None:
-        """Run to the end. Raises the first StageError, ResourceError or StoreError, bare or grouped."""
+        """Run to the end. Raises StageError, ResourceError or StoreError, bare or grouped."""
         limits = {
             name: anyio.CapacityLimiter(size)
             for name, size in self.pipeline.model.limits.named.items()
@@ -129,7 +129,7 @@ class Executor:
     async def drained(self) -> None:
         """Stop taking rows and return when nothing is in flight any more."""
         self.draining = True
-        while any(c.in_flight for c in self.counters.values()):
+        while any(c.in_flight for c in self.counters.values()):  # noqa: ASYNC110 - only numbers
             await anyio.sleep(0.02)
 
 
@@ -143,11 +143,12 @@ class _Finish:
         executor = self._executor
         if item[0] is None or item[2] is None:
             return True
-        if executor.store is None and not executor.tally:
-            if executor._output is None or executor._output.try_put(item):
-                executor.finished += 1
-                return True
-        return False
+        if executor.store is not None or executor.tally:
+            return False
+        if executor._output is not None and not executor._output.try_put(item):
+            return False
+        executor.finished += 1
+        return True
 
     async def put(self, item: Item) -> None:
         await self._executor.finish(self._key, item)

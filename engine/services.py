@@ -112,7 +112,7 @@ class Counters:
 
 
 class CallRecords(Protocol):
-    """The paid replies of a run: a reply is durable before it is parsed, and never paid for twice."""
+    """The paid replies of a run: durable before they are parsed, and never paid for twice."""
 
     def replay(self, key: bytes, sample: int) -> bytes | None:
         """Return the stored reply of this call and sample, if there is one."""

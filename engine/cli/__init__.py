@@ -63,7 +63,7 @@ def group() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that the engine raises on purpose are one line and an exit code."""
+    """Run the command line; an error that the engine raises on purpose is a line and a code."""
     from engine.errors import EngineError
 
     try:
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def visible(text: str) -> str:
-    """Return text that cannot steer a terminal: control, bidi and surrogate characters are escaped."""
+    """Return text that cannot steer a terminal: what is not printable is escaped."""
     return "".join(
         c
         if c.isprintable() or c in "\n\t"

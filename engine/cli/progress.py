@@ -1,4 +1,4 @@
-"""Live progress: a table on a terminal, plain lines elsewhere; pulled from counters, never pushed."""
+"""Live progress: a table on a terminal, plain lines elsewhere; pulled from counters."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def print_summary(summary: Summary) -> None:
                 Text(f"{key}: {count} lone surrogates in {field!r} were written as U+FFFD")
             )
         for reason, count in c.reasons.most_common():
-            console.print(Text(f"{key}: {count} × {visible(reason)}", style="yellow"))
+            console.print(Text(f"{key}: {count} x {visible(reason)}", style="yellow"))
             for example in c.examples.get(reason, ()):
                 if example:
                     console.print(

@@ -144,7 +144,8 @@ class _Trace:
         if only is not None:
             if only not in fields:
                 raise InputError(
-                    f"the row has no field {only!r}{nearest(only, fields, say='; did you mean {}?')}"
+                    f"the row has no field {only!r}"
+                    + nearest(only, fields, say="; did you mean {}?")
                 )
             fields = {only: fields[only]}
         self._console.print(Painted(f"row {record.row_id.hex()}", "bold"))

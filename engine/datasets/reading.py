@@ -54,7 +54,7 @@ async def read(*, path: InputFile, id_field: str | None = None) -> AsyncIterator
 def read_fields(
     upstream: Mapping[str, Any], *, path: Path, id_field: str | None
 ) -> Mapping[str, Any]:
-    """Return the fields that all of the first rows have, with the types that hold for all of them."""
+    """Return the fields that all of the first rows have, with types that hold for all of them."""
     found: dict[str, set[Any]] = {}
     count = 0
     for _, record in _records(path):
@@ -97,7 +97,8 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise ValueError(f"{short_path(str(path))}:{number}: not JSON: {error}") from None
             if not isinstance(record, dict):
                 raise ValueError(
-                    f"{short_path(str(path))}:{number}: a row is an object, not {type(record).__name__}"
+                    f"{short_path(str(path))}:{number}: a row is an object, "
+                    f"not {type(record).__name__}"
                 )
             yield number, record
 

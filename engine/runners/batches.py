@@ -110,7 +110,7 @@ class Batch(Runner):
 
 
 class Signals:
-    """An inlet that lets signals overtake: an inbox orders rows, and the next one needs the signals."""
+    """An inlet that lets signals overtake: the inbox behind needs them to order its rows."""
 
     def __init__(self, inbox: Inbox, passing: list[Item]) -> None:
         self._inbox, self._passing = inbox, passing

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from engine.errors import ResourceError, StageError
+from engine.errors import ResourceError, StageError, StoreError
 from engine.execution import rejected
 from engine.keys import canonical, source_id
 from engine.rows import Reject, Row
@@ -58,7 +58,7 @@ class Source(Runner):
         self.done()
 
     def _row_id(self, out: Any, fields: Mapping[str, Any], seen: Counter[bytes]) -> bytes:
-        """Return H(the user's key), or H(content), or for its equals H(content, how many before)."""
+        """Return H(the user's key) or H(content); for equals, H(that, how many came before)."""
         key = getattr(out, "_key", None)
         if key is not None:
             return source_id(self.key, f"={key}")
@@ -85,7 +85,7 @@ class Source(Runner):
             async with contextlib.aclosing(execution.func(**await execution.keywords(ctx))) as rows:
                 async for row in rows:
                     yield row
-        except (ResourceError, StageError):
+        except (ResourceError, StageError, StoreError):
             raise
         except Exception as error:
             raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""Streams, joins and sinks: one task each; rows come in order, from the store where they wait long."""
+"""Streams, joins and sinks: one task each; rows that wait long wait in the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from engine.channels import Inbox, Item, Target
-from engine.errors import ResourceError, StageError
+from engine.errors import ResourceError, StageError, StoreError
 from engine.execution import Execution, Outcome, row_maker
 from engine.keys import digest
 from engine.rows import Added, Reject, Row
@@ -125,10 +125,10 @@ class Stream(Runner):
                             store.put_memo(entries, memo, count)
                         count += 1
                         await self._apply(memo, ctx)
-                for name, rows in zip(self._inboxes, inputs, strict=True):
+                for rows in inputs:
                     async for _ in rows:  # a stream may stop early: the rest is consumed
                         pass
-        except (ResourceError, StageError):
+        except (ResourceError, StageError, StoreError):
             raise
         except Exception as error:
             raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error
@@ -151,7 +151,7 @@ class Stream(Runner):
         await self._end()
 
     def _told(self, out: Any, ordinal: int) -> Memo:
-        """Turn what a stream yielded into an entry. Raises StageError for what it must not yield."""
+        """Turn what a stream yielded into an entry. Raises StageError if it must not."""
         yields = self.wired.spec.yields
         if isinstance(out, Reject) and out.row is not None and self._handed_out(out.row._id):
             return Memo("gone", row=out.row._id, note={"reason": out.reason, "attempts": 1})
@@ -175,7 +175,8 @@ class Stream(Runner):
         raise StageError(
             self.key,
             "",
-            f"it yielded {type(out).__name__} ({ordinal}), where it may yield {wanted}, or `row.reject(...)`",
+            f"it yielded {type(out).__name__} ({ordinal}), where it may yield {wanted}, "
+            "or `row.reject(...)`",
         )
 
     def _handed_out(self, row_id: bytes) -> bool:

@@ -162,7 +162,7 @@ class Expand(Workers):
 
     async def _expand(self, item: Item) -> None:
         execution, store = self.execution, self.store
-        row_id, order, _ = item
+        row_id = item[0]
         assert row_id is not None
         key = execution.row_key(item) if execution.recorded else None
         if key is not None and store is not None:

@@ -57,7 +57,7 @@ class Commits:
         self._check()
 
     async def run(self) -> None:
-        """Commit group after group, until `stop`; whatever is cancelled around it, flushes are answered."""
+        """Commit group after group until `stop`, whatever is cancelled around it."""
         with self._running:
             while self._failed is None:
                 await self._wake.wait()

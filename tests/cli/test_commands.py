@@ -115,7 +115,7 @@ def test_rows_go_to_stdout_and_talk_to_stderr(pipeline: Write) -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert sorted(row["shouted"] for row in rows) == [f"Say word {n} aloud!!" for n in (0, 2, 4)]
     assert "3 finished, 2 rejected, 0 dead" in done.stderr
-    assert "refuse: 1 × odd: word 1" in done.stderr
+    assert "refuse: 1 x odd: word 1" in done.stderr
     quiet = engine("run", path, "--quiet", "--limit", 1)
     assert (quiet.returncode, quiet.stderr, len(quiet.stdout.splitlines())) == (0, "", 1)
 
@@ -278,7 +278,7 @@ def test_a_reader_that_leaves_is_no_error(pipeline: Write) -> None:
 
 def test_stdout_that_cannot_be_written_is_one_line(pipeline: Write) -> None:
     path = pipeline(PRINTS, stages=STAGES)
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "engine", "run", "-q", str(path)],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,

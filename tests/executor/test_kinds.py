@@ -142,7 +142,7 @@ stages:
     rows, summary = await go(path)
     sizes = {row["n"]: row["total"] for row in rows}
     # 0 is rejected, 7 is dead; its batch 4..7 is halved: (4, 5), then 6 alone
-    assert sizes == {n: 4 for n in (1, 2, 3, *range(8, 16))} | {4: 2, 5: 2, 6: 1, 16: 2, 17: 2}
+    assert sizes == dict.fromkeys((1, 2, 3, *range(8, 16)), 4) | {4: 2, 5: 2, 6: 1, 16: 2, 17: 2}
     assert (summary.rejected, summary.dead) == (1, 1)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from engine.chat import Answer, BadReply, Chat, Endpoint, Message, Request
 from engine.chat.limiter import Limiter
-from engine.store import SqliteStore, find_runs
 from engine.stages import Context
+from engine.store import SqliteStore, find_runs
 from engine.text import Text
 
 pytestmark = pytest.mark.anyio

@@ -425,7 +425,9 @@ async def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from("puts put flush reopen fresh".split()), st.integers(0, 3), st.integers()
+        st.sampled_from(["puts", "put", "flush", "reopen", "fresh"]),
+        st.integers(0, 3),
+        st.integers(),
     ),
     max_size=25,
 )

@@ -16,7 +16,7 @@ Correlation = Literal["uncorrelated", "weak", "strong", "subset_sum"]
 
 
 class Instance(Row):
-    """One knapsack problem. Weights and values are positive integers; `best` is the optimum's value."""
+    """One knapsack problem: positive integer weights and values; `best` is the optimum's value."""
 
     weights: tuple[int, ...]
     values: tuple[int, ...]

@@ -14,7 +14,7 @@ __all__ = ["Planted", "planted"]
 
 
 class Planted(Row):
-    """`activations` is a safetensors file with `activations` and the `dictionary` that made them."""
+    """`activations` is a safetensors file of `activations` and the `dictionary` behind them."""
 
     activations: Artifact
     features: int
