@@ -15,7 +15,7 @@ from engine.channels import Item
 from engine.errors import BadReply, ResourceError, StageError, StoreError
 from engine.keys import memo_key
 from engine.pipeline import Pipeline, WiredStage
-from engine.resources import Resource
+from engine.pool import ResourcePool
 from engine.rows import Reject, Row
 from engine.services import Counters, MemoryCalls
 from engine.stages import Context, Read, row_fields, strip_annotated
@@ -23,7 +23,7 @@ from engine.store.codec import encode
 from engine.store.protocol import Store
 from engine.text import Text
 
-__all__ = ["Execution", "Outcome", "ResourcePool", "rejected"]
+__all__ = ["Execution", "Outcome", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,88 +36,6 @@ class Outcome:
     example: str = ""
     error: BaseException | None = None
     attempts: int = 1
-
-
-class ResourcePool:
-    """The resources of a run: opened lazily, each in its own task, closed in reverse, shielded."""
-
-    def __init__(self, resources: Mapping[str, Resource]) -> None:
-        self._resources = resources
-        self._open: dict[str, Resource] = {}
-        self._hosts: list[_Host] = []
-        self._lock = anyio.Lock()
-
-    async def __aenter__(self) -> ResourcePool:
-        """Make the tasks' group."""
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: Any) -> None:
-        """Close what is open, last opened first, whatever happens around it."""
-        with anyio.CancelScope(shield=True):
-            for host in reversed(self._hosts):
-                await host.close()
-        await self._tasks.__aexit__(None, None, None)
-        for host in self._hosts:
-            if host.closing_error is not None:
-                raise ResourceError(
-                    f"resource {host.key}: closing failed: {host.closing_error}"
-                ) from host.closing_error
-
-    async def get(self, key: str) -> Resource:
-        """Return an open resource. Raises ResourceError when it cannot be opened."""
-        if key not in self._open:
-            async with self._lock:
-                if key not in self._open:
-                    host = _Host(key, self._resources[key])
-                    self._hosts.append(host)
-                    self._tasks.start_soon(host.live)
-                    self._open[key] = await host.opened()
-        return self._open[key]
-
-
-class _Host:
-    """The task in which one resource is entered and left."""
-
-    def __init__(self, key: str, resource: Resource) -> None:
-        self.key, self._resource = key, resource
-        self._ready, self._closing, self._done = anyio.Event(), anyio.Event(), anyio.Event()
-        self._scope = anyio.CancelScope(shield=True)
-        self._entered: Resource | None = None
-        self._error: BaseException | None = None
-        self.closing_error: Exception | None = None
-
-    async def live(self) -> None:
-        try:
-            with self._scope:
-                try:
-                    async with self._resource as entered:
-                        self._entered = entered
-                        self._ready.set()
-                        await self._closing.wait()
-                except Exception as error:
-                    if self._entered is None:
-                        self._error = error
-                    else:
-                        self.closing_error = error
-        finally:
-            self._ready.set()
-            self._done.set()
-
-    async def opened(self) -> Resource:
-        await self._ready.wait()
-        if self._entered is None:
-            raise ResourceError(
-                f"resource {self.key} cannot be opened: {self._error}"
-            ) from self._error
-        return self._entered
-
-    async def close(self) -> None:
-        if self._entered is None:
-            self._scope.cancel()
-        self._closing.set()
-        await self._done.wait()
 
 
 Args = Callable[[Mapping[str, Any]], tuple[Any, ...]]

@@ -12,9 +12,11 @@ from typing import Any
 
 import anyio
 
-from engine.channels import Concat, Item, Target, Union
-from engine.execution import Execution, Outcome, ResourcePool
+from engine.channels import Item, Target
+from engine.execution import Execution, Outcome
+from engine.merges import Concat, Union
 from engine.pipeline import Pipeline, WiredStage
+from engine.pool import ResourcePool
 from engine.runners import RUNNERS, Runner
 from engine.services import Counters
 from engine.store.protocol import RowRecord, Store
