@@ -62,7 +62,8 @@ class Commits:
             while self._failed is None:
                 await self._wake.wait()
                 await anyio.sleep(GROUP_SECONDS)
-                await self._commit_queue()
+                with anyio.CancelScope(shield=True):  # `stop` must not lose a group off the queue
+                    await self._commit_queue()
 
     def stop(self) -> None:
         """End `run`; a commit that has begun ends first."""

@@ -12,21 +12,22 @@ from engine.errors import StoreError, short_path
 
 __all__ = ["Lock", "open_for_reading", "open_for_writing"]
 
-VERSION = 1
+VERSION = 2
+# Tables with row numbers, so that what comes is appended: its random key stands in an index alone.
 _SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY);
 CREATE TABLE runs (id INTEGER PRIMARY KEY, generation INT, started REAL, status TEXT, pipeline TEXT,
     summary BLOB);
 CREATE TABLE memo (generation INT, key BLOB, ordinal INT, kind TEXT, body BLOB, note BLOB,
-    count INT, row BLOB, own_key BLOB, PRIMARY KEY (generation, key, ordinal)) WITHOUT ROWID;
+    count INT, row BLOB, own_key BLOB, PRIMARY KEY (key, ordinal, generation));
 CREATE TABLE calls (generation INT, key BLOB, sample INT, reply BLOB,
-    PRIMARY KEY (generation, key, sample)) WITHOUT ROWID;
+    PRIMARY KEY (key, sample, generation));
 CREATE TABLE refusals (generation INT, key BLOB, fingerprint BLOB, sample INT, note BLOB,
-    PRIMARY KEY (generation, key, fingerprint, sample)) WITHOUT ROWID;
-CREATE TABLE texts (did BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID;
+    PRIMARY KEY (key, fingerprint, sample, generation));
+CREATE TABLE texts (did BLOB PRIMARY KEY, record BLOB);
 CREATE TABLE rows (run INT, fate TEXT, stage TEXT, row BLOB, place BLOB, body BLOB, note BLOB,
-    PRIMARY KEY (run, fate, stage, row)) WITHOUT ROWID;
-CREATE TABLE spool (place TEXT, row BLOB, body BLOB, PRIMARY KEY (place, row)) WITHOUT ROWID;
+    PRIMARY KEY (run, fate, stage, row));
+CREATE TABLE spool (place TEXT, row BLOB, body BLOB, PRIMARY KEY (place, row));
 """
 
 

@@ -1,5 +1,6 @@
 """Running again reuses what is still valid, does the rest, and writes the same bytes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,15 +248,17 @@ async def test_a_row_that_failed_the_run_is_tried_again(lab: Make) -> None:
     assert len(it.output["out.jsonl"].splitlines()) == 8
 
 
+@pytest.mark.parametrize("memo", ["true", "false"])
 @pytest.mark.parametrize("kind", ["nan", "set"])
-async def test_a_value_that_a_row_cannot_carry_is_named(lab: Make, kind: str) -> None:
-    it = lab(KEYED + f"  odd: {{use: ./stages.py:odd, memo: true, with: {{kind: {kind}}}}}\n")
-    summary = await it.run()
-    assert (summary.finished, summary.dead) == (7, 1)
-    (letter,) = find_runs(it.folder / ".engine" / "test").rows(fate="dead", run=1)
-    assert "field 'value': a row cannot carry" in letter.note["error"]
-    with pytest.raises(StageError, match="stage odd, row .*: field 'value': a row cannot carry"):
-        await it.run("stages.odd.memo=false")
+async def test_a_value_that_a_row_cannot_carry_kills_that_row_alone(
+    lab: Make, kind: str, memo: str
+) -> None:
+    it = lab(KEYED + f"  odd: {{use: ./stages.py:odd, memo: {memo}, with: {{kind: {kind}}}}}\n")
+    for _ in range(2):
+        summary = await it.run()
+        assert (summary.finished, summary.dead) == (7, 1)
+    for letter in find_runs(it.folder / ".engine" / "test").rows(fate="dead", run=1):
+        assert re.search("value.* a row cannot carry", letter.note["error"])
 
 
 async def test_such_a_value_of_a_batch_kills_that_row_alone(lab: Make) -> None:
@@ -266,9 +269,7 @@ async def test_such_a_value_of_a_batch_kills_that_row_alone(lab: Make) -> None:
 
 async def test_counts_that_do_not_close_make_the_exit_code_non_zero(lab: Make) -> None:
     it = lab(KEYED + "  unlawful: {use: ./stages.py:unlawful}\n")
-    with pytest.raises(
-        StageError, match="stage unlawful: rows are unaccounted for: 9 in, but 8 out"
-    ):
+    with pytest.raises(StageError, match="stage unlawful: rows are unaccounted for: 9 in,"):
         await it.run()
     (record,) = find_runs(it.folder / ".engine" / "test").runs()
     assert record.status == "failed"
@@ -318,5 +319,5 @@ async def test_a_comment_in_the_stage_file_loses_nothing(lab: Make) -> None:
 
 async def test_two_rows_may_not_have_one_key(lab: Make) -> None:
     it = lab("  twins: {use: ./stages.py:twins}\n")
-    with pytest.raises(StageError, match="stage twins, row .*: two rows have the key 'a'"):
+    with pytest.raises(StageError, match=r"stage twins, row .*: two rows have the key 'a'"):
         await it.run()

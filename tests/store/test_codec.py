@@ -90,7 +90,7 @@ def test_what_comes_back_is_what_went_in(fields: dict[str, Any]) -> None:
     assert shape(there_and_back(fields)) == shape(fields)
 
 
-class Colour(str, enum.Enum):
+class Colour(enum.StrEnum):
     red = "r"
 
 
