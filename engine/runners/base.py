@@ -50,7 +50,7 @@ class Runner:
 
     def inlet(self, name: str) -> Target:
         """Return the inlet that rows of an input are put into."""
-        raise NotImplementedError
+        raise TypeError(f"stage {self.key} reads no rows")
 
     def start(self) -> None:
         """Start the tasks that must run from the beginning."""

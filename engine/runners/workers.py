@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +20,7 @@ from engine.store.protocol import Memo
 __all__ = ["Expand", "Map"]
 
 
-class Workers(Runner):
+class Workers(Runner, abc.ABC):
     """A stage of long-lived workers behind a Channel, started as rows wait for them."""
 
     def __init__(self, control: Control, execution: Execution, tasks: Any) -> None:
@@ -48,8 +49,9 @@ class Workers(Runner):
         if not self._workers and self.channel.closed and not self.channel.items:
             self.done()
 
+    @abc.abstractmethod
     async def _work(self) -> None:
-        raise NotImplementedError
+        """Take rows until the channel is closed and empty."""
 
     async def _rows(self) -> AsyncIterator[Item]:
         """Yield the rows of the channel; signals pass by."""
