@@ -89,7 +89,7 @@ class Execution:
     def added(
         self, out: Any, read: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """Return the fields of a returned row under their names in the pipeline.
+        """Return the fields of a returned row under the stage's own names: what is recorded.
 
         Raises StageError for a value that is not what the return annotation says.
         """
@@ -106,7 +106,7 @@ class Execution:
             fields = self._anchored(fields, inputs)
         if self.store is not None and not self.recorded:
             encode(fields, [])  # what cannot be stored is this stage's fault, not the sink's
-        return self.renamed(fields)
+        return fields
 
     def renamed(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Apply `give:`."""
@@ -293,11 +293,7 @@ def _value_maker(wired: WiredStage, read: Read) -> Callable[[Mapping[str, Any]],
 
 def _row_maker(wired: WiredStage, cls: type[Row]) -> Callable[[Mapping[str, Any]], Row]:
     make = row_maker(wired, cls)
-    if cls is Row:
-        return lambda row: make(row, b"", ())
-    # It stands for its declared fields alone: what it could read besides would escape the memo key.
-    names = {r.name for r in row_fields(cls)} | {wired.taken(r.name) for r in row_fields(cls)}
-    return lambda row: make({n: row[n] for n in names if n in row}, b"", ())
+    return lambda row: make(row, b"", ())
 
 
 def row_maker(
@@ -308,8 +304,12 @@ def row_maker(
     renamed = {r.name: wired.taken(r.name) for r in declared if wired.taken(r.name) != r.name}
     texts = [r.name for r in declared if _is_text(r.type)]
     defaults = {r.name: r.default for r in declared if not r.required}
+    # It holds its declared fields alone: what could be read besides would escape the memo key.
+    names = {r.name for r in declared} | {wired.taken(r.name) for r in declared}
 
     def make(row: Mapping[str, Any], row_id: bytes, order: tuple[int, ...]) -> Row:
+        if cls is not Row:
+            row = {n: row[n] for n in names if n in row}
         values = {**defaults, **row} if defaults else dict(row)
         for own, name in renamed.items():
             if name in row:

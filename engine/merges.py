@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.channels import Item, Order, Outlet, Target
+from engine.errors import StageError
 from engine.keys import digest
 
 __all__ = ["Concat", "Union"]
@@ -80,6 +81,8 @@ class Union:
         if row_id is None:
             return item if index == 0 else None  # the first branch's sequences are the target's
         parts = self._waiting.setdefault(row_id, [_ABSENT] * len(self._branches))
+        if parts[index] is not _ABSENT:
+            raise StageError(self._branches[index], row_id.hex(), "two rows have this id")
         parts[index] = fields
         if index == 0:
             self._orders[row_id] = order

@@ -126,9 +126,14 @@ class Run:
         self._stack = AsyncExitStack()
         if self.store is not None:
             await self._stack.enter_async_context(self.store)
-            self.store.begin(pipeline=self.pipeline.name, fresh=self._fresh)
+            try:
+                self.store.begin(pipeline=self.pipeline.name, fresh=self._fresh)
+            except BaseException:
+                await self._stack.aclose()
+                raise
         self._started = anyio.current_time()
         self._tasks = anyio.create_task_group()
+        self._scope = anyio.CancelScope()  # the stages' own: to stop them cancels no embedder
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._execute)
         self._executor.event(lambda name: RunStarted(name, self.pipeline.file))
@@ -136,14 +141,15 @@ class Run:
 
     async def _execute(self) -> None:
         try:
-            await self._executor.run()
-            for key, counters in self.counters.items():
-                wrong = counters.unaccounted()
-                if wrong:
-                    raise StageError(key, "", f"rows are unaccounted for: {wrong}")
-            if self.store is not None:
-                await self.store.flush()
-            self._status = "done"
+            with self._scope:
+                await self._executor.run()
+                for key, counters in self.counters.items():
+                    wrong = counters.unaccounted()
+                    if wrong:
+                        raise StageError(key, "", f"rows are unaccounted for: {wrong}")
+                if self.store is not None:
+                    await self.store.flush()
+                self._status = "done"
         except Exception as error:
             self._error = first_error(error)
             self._status = "failed"
@@ -159,15 +165,17 @@ class Run:
     ) -> None:
         """Stop what still runs; close resources and store."""
         self._tasks.cancel_scope.shield = True  # the stages end in order, whatever happens around
-        self._tasks.cancel_scope.cancel()
+        self._scope.cancel()
         try:
-            await self._tasks.__aexit__(None, None, None)
-            with anyio.CancelScope(shield=True):
-                if self._status == "running":
-                    self._status = "cancelled"
-                self._executor.event(lambda name: RunEnded(name, self._status, self.counters))
-                if self.store is not None:
-                    await self.store.end(self._status, self.summary.as_dict())
+            try:
+                await self._tasks.__aexit__(None, None, None)
+            finally:  # asyncio may tell of an outer cancellation here
+                with anyio.CancelScope(shield=True):
+                    if self._status == "running":
+                        self._status = "cancelled"
+                    self._executor.event(lambda name: RunEnded(name, self._status, self.counters))
+                    if self.store is not None:
+                        await self.store.end(self._status, self.summary.as_dict())
         finally:
             await self._stack.aclose()
         if self._error is not None and exc is None:
@@ -208,8 +216,9 @@ class Run:
 
     def stop(self) -> None:
         """Stop at once; what is queued for the store is still committed."""
-        self._status = "interrupted"
-        self._tasks.cancel_scope.cancel()
+        if self._status == "running":
+            self._status = "interrupted"
+        self._scope.cancel()
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -119,13 +119,13 @@ class Answer:
     logprobs: tuple[TokenLogprob, ...] = ()
 
     def dumps(self) -> bytes:
-        """Return it as ASCII JSON: a model may send what UTF-8 cannot carry."""
-        return json.dumps(asdict(self)).encode()
+        """Return it as JSON that keeps lone surrogates: a model may send what UTF-8 cannot carry."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @classmethod
     def loads(cls, data: bytes) -> Answer:
         """Return the answer that `dumps` wrote."""
-        value = json.loads(data)
+        value = json.loads(data.decode("utf-8", "surrogatepass"))
         return cls(
             value["text"],
             value["finish"],

@@ -84,7 +84,8 @@ class Runner:
         row_id, order, fields = item
         if outcome.kind == "row":
             self.counters.out += 1
-            await self.emit((row_id, order, {**fields, **outcome.fields}))
+            added = self.execution.renamed(outcome.fields)
+            await self.emit((row_id, order, {**fields, **added}))
             return
         if outcome.kind == "reject":
             self.reject(item, outcome)
@@ -124,7 +125,7 @@ class Runner:
         self.counters.reject(f"dead: {text[:120]}", excerpt(fields))
         if self.store is not None:
             note = {
-                "class": type(error).__name__ if error else "",
+                "class": type(error).__name__ if error else outcome.example,
                 "error": text,
                 "attempts": outcome.attempts,
                 "cost": self.counters.cost,
@@ -143,7 +144,21 @@ class Runner:
             return Outcome(
                 "reject", {}, note["reason"], note.get("example", ""), attempts=note["attempts"]
             )
-        return Outcome("dead", {}, note["error"], attempts=note["attempts"])
+        return Outcome("dead", {}, note["error"], note["class"], attempts=note["attempts"])
+
+    def put_memo(self, store: Store, key: bytes, outcome: Outcome) -> Outcome:
+        """Record a row's outcome and return it: dead, if it holds what a row cannot carry.
+
+        A death that fails the run is no dead letter: unrecorded, it is tried again.
+        """
+        if outcome.kind == "dead" and self.wired.model.on_error == "fail":
+            return outcome
+        try:
+            store.put_memo(key, self.memo_of(outcome))
+        except TypeError as error:
+            dead = Outcome("dead", {}, error=error, attempts=outcome.attempts)
+            return self.put_memo(store, key, dead)
+        return outcome
 
     def memo_of(self, outcome: Outcome) -> Memo:
         """Turn an outcome into what is recorded: fields under the stage's own names."""
@@ -158,6 +173,7 @@ class Runner:
                 "example": outcome.example,
                 "attempts": outcome.attempts,
                 "error": text,
+                "class": type(error).__name__ if error else outcome.example,
             },
         )
 

@@ -73,10 +73,8 @@ class Batch(Runner):
         # A dead letter stays dead while its key is unchanged, and the rest runs again whole.
         alive = [i for i, memo in enumerate(memos) if memo is None or memo.kind != "dead"]
         ran = dict(zip(alive, await self._halved([items[i] for i in alive]), strict=True))
-        outcomes = [ran[i] if i in ran else self.remembered(memo) for i, memo in enumerate(memos)]  # type: ignore[arg-type]
-        for i, outcome in ran.items():
-            store.put_memo(keys[i], self.memo_of(outcome))
-        return outcomes
+        ran = {i: self.put_memo(store, keys[i], outcome) for i, outcome in ran.items()}
+        return [ran[i] if i in ran else self.remembered(memo) for i, memo in enumerate(memos)]  # type: ignore[arg-type]
 
     async def _halved(self, items: list[Item]) -> list[Outcome]:
         execution = self.execution

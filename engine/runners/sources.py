@@ -45,7 +45,7 @@ class Source(Runner):
                     continue
                 simple = plain and isinstance(out, adds)
                 fields = out.__dict__ if simple else execution.added(out, {}, {})
-                item = (self._row_id(out, fields, seen), order, fields)
+                item = (self._row_id(out, fields, seen), order, execution.renamed(fields))
                 counters.out += 1
                 for outlet in self.outlets:
                     if not outlet.try_put(item):
@@ -61,7 +61,12 @@ class Source(Runner):
         """Return H(the user's key) or H(content); for equals, H(that, how many came before)."""
         key = getattr(out, "_key", None)
         if key is not None:
-            return source_id(self.key, f"={key}")
+            row_id = source_id(self.key, f"={key}")
+            if self.store is not None:  # where rows are found again by their ids
+                if row_id in seen:
+                    raise StageError(self.key, row_id.hex(), f"two rows have the key {key!r}")
+                seen[row_id] = 1
+            return row_id
         try:
             row_id = source_id(self.key, canonical(fields))
         except TypeError as error:

@@ -196,11 +196,13 @@ class Stream(Runner):
             row_id, _, fields = self._open.pop(memo.row)
             self.counters.kept += 1
             self.counters.out += 1
-            await self._pass(ctx, (row_id, order, {**fields, **memo.fields}))
+            added = self.execution.renamed(memo.fields)
+            await self._pass(ctx, (row_id, order, {**fields, **added}))
             return
         key = memo.key if memo.key is not None else str(self.counters.out)
         self.counters.out += 1
-        await self._pass(ctx, (digest("fresh", self.key, key), order, memo.fields))
+        fields = self.execution.renamed(memo.fields)
+        await self._pass(ctx, (digest("fresh", self.key, key), order, fields))
 
     async def _end(self) -> None:
         self.counters.consumed = (

@@ -11,6 +11,7 @@ from typing import Any
 import anyio.lowlevel
 
 from engine.channels import Channel, Item, Target
+from engine.errors import StageError
 from engine.execution import Execution, Outcome, rejected
 from engine.keys import child_id
 from engine.rows import Reject
@@ -92,11 +93,7 @@ class Map(Workers):
             self.counters.reused += 1
             return self.remembered(memo)
         outcome = await execution.map(item)
-        try:
-            store.put_memo(key, self.memo_of(outcome))
-        except TypeError as error:  # a value that a row cannot carry
-            outcome = Outcome("dead", {}, error=error, attempts=outcome.attempts)
-            store.put_memo(key, self.memo_of(outcome))
+        outcome = self.put_memo(store, key, outcome)
         store.drop_workdir(key)
         return outcome
 
@@ -127,9 +124,11 @@ class Map(Workers):
                 counters.received += 1
                 try:
                     out = await func(*args(fields))
-                    added = (
-                        out.__dict__ if type(out) is adds else execution.added(out, fields, fields)
-                    )
+                    added: Mapping[str, Any]
+                    if type(out) is adds:
+                        added = out.__dict__
+                    else:
+                        added = execution.renamed(execution.added(out, fields, fields))
                 except (Exception, KeyboardInterrupt, SystemExit) as error:
                     await self.settle(item, await self._again(item, error))
                     continue
@@ -173,8 +172,11 @@ class Expand(Workers):
                 self.counters.reused += 1
                 for ordinal in range(end.count):
                     child = store.memo(key, ordinal)
-                    if child is not None:
-                        await self._child(item, ordinal, child)
+                    if child is None:
+                        raise StageError(
+                            self.key, row_id.hex(), "a recorded child is missing; run with --fresh"
+                        )
+                    await self._child(item, ordinal, child)
                 await self._parent(item, end.count, self._ending(end))
                 return
         emitted = 0
@@ -197,7 +199,8 @@ class Expand(Workers):
             return {}
 
         outcome = await execution.attempts(row_id, once, key)
-        if key is not None and store is not None:
+        failed = outcome.kind == "dead" and self.wired.model.on_error == "fail"
+        if key is not None and store is not None and not failed:
             note = self.memo_of(outcome)
             store.put_memo(
                 key, Memo("end", note={**note.note, "kind": outcome.kind}, count=emitted)
@@ -222,7 +225,8 @@ class Expand(Workers):
         row_id, order, fields = parent
         assert row_id is not None
         own = child_id(row_id, self.key, memo.key if memo.key is not None else ordinal)
-        item: Item = (own, (*order, ordinal), {**fields, **memo.fields})
+        added = self.execution.renamed(memo.fields)
+        item: Item = (own, (*order, ordinal), {**fields, **added})
         self.counters.yielded += 1
         if memo.kind == "reject":
             self.counters.rejected_children += 1

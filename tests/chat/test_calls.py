@@ -247,3 +247,8 @@ async def test_an_answer_survives_its_bytes() -> None:
     answer = Answer("\ud800 \N{SNOWMAN}", "length")
     assert Answer.loads(answer.dumps()) == answer
     assert Answer.loads(replace(answer, text="").dumps()).text == ""
+
+
+def test_an_answer_keeps_lone_surrogates_apart() -> None:
+    answer = Answer("\ud83d\ude00 \udc00")
+    assert Answer.loads(answer.dumps()) == answer
