@@ -12,7 +12,7 @@ import anyio.lowlevel
 
 from benchmarks.common import Result, least, main
 from engine.channels import Channel
-from engine.executor import FAIR
+from engine.runners.base import FAIR
 
 TARGET = 6.0
 

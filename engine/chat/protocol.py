@@ -119,7 +119,7 @@ class Answer:
     logprobs: tuple[TokenLogprob, ...] = ()
 
     def dumps(self) -> bytes:
-        """Return it as JSON that keeps lone surrogates: a model may send what UTF-8 cannot carry."""
+        """Return it as JSON that keeps lone surrogates, which UTF-8 cannot carry."""
         return json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @classmethod
