@@ -41,7 +41,9 @@ async def test_an_observer_hears_the_run_its_stages_and_its_dead(
     assert sorted(k.__name__ for k in kinds[1:-1]) == ["DeadLetter", "StageEnded", "StageEnded"]
     (dead,) = [event for event in observer.heard if isinstance(event, DeadLetter)]
     assert (dead.stage, dead.error) == ("poison", "ValueError: poison 5")
-    ended = {event.stage: event.counters for event in observer.heard if isinstance(event, StageEnded)}
+    ended = {
+        event.stage: event.counters for event in observer.heard if isinstance(event, StageEnded)
+    }
     assert ended["poison"].out == summary.finished == 19
     (end,) = [event for event in observer.heard if isinstance(event, RunEnded)]
     assert end.status == "done"
