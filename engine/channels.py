@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import anyio
 
+from engine.errors import StageError
 from engine.keys import canonical, digest
 from engine.store.protocol import Store
 
@@ -252,6 +253,9 @@ class Inbox:
         if away and self._store is not None:
             fetched = iter(await self._store.unspool(self.place, away))  # type: ignore[arg-type]
             found = [(i, o, next(fetched) if f is SPOOLED else f) for i, o, f in found]
+        if not found and self._held:
+            stage = self.place.partition("/")[0]
+            raise StageError(stage, "", f"{len(self._held)} rows or signals never had their turn")
         return found
 
 

@@ -15,7 +15,7 @@ EngineError
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -138,10 +138,8 @@ def short_path(path: str) -> str:
         return path
 
 
-def unwrap(
-    error: BaseException, make: Callable[[BaseException], BaseException] | None = None
-) -> BaseException:
+def unwrap(error: BaseException) -> BaseException:
     """Take the one exception out of exception groups of one; real groups stay as they are."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    return make(error) if make else error
+    return error

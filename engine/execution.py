@@ -12,7 +12,7 @@ from typing import Any, Literal
 import anyio
 
 from engine.channels import Item
-from engine.errors import BadReply, ResourceError, StageError, StoreError
+from engine.errors import BadReply, ResourceError, StageError, StoreError, unwrap
 from engine.keys import memo_key
 from engine.pipeline import Pipeline, WiredStage
 from engine.pool import ResourcePool
@@ -147,7 +147,9 @@ class Execution:
         """Return the keywords: configuration, resources bound to this execution, context."""
         keywords = dict(self.wired.config)
         for name, key in self.wired.resources.items():
-            keywords[name] = (await self._pool.get(key)).bind(ctx)
+            with ctx.clock_stopped():  # opening is the run's time, not the row's
+                opened = await self._pool.get(key)
+            keywords[name] = opened.bind(ctx)
         for name in self.spec.resources:
             keywords.setdefault(name, None)
         if self.spec.context:
@@ -201,7 +203,8 @@ class Execution:
         `failed` is the error of a first attempt that has been made already.
         """
         calls = self.store.calls if self.store is not None else MemoryCalls()
-        last, retry = failed, self.wired.model.retry
+        last: BaseException | None = failed
+        retry = self.wired.model.retry
         for attempt in range(1 if failed is None else 2, retry + 1):
             self.counters.retries += attempt > 1
             ctx = self.context(row_id, attempt, calls)
@@ -210,16 +213,18 @@ class Execution:
             try:
                 async with self.guarded(ctx):
                     return Outcome("row", await once(ctx), attempts=attempt)
-            except Reject as verdict:
-                return rejected(verdict, attempt)
-            except (ResourceError, StoreError):
-                raise  # it concerns every row
-            except TimeoutError:
-                last = TimeoutError(f"no result within {self.wired.model.timeout or 0:g} s")
-            except (KeyboardInterrupt, SystemExit) as error:  # a row's doing cannot end the host
+            except KeyboardInterrupt as error:
+                raise StageError(self.key, row_id.hex(), "interrupted") from error
+            except SystemExit as error:  # a row's doing cannot end the host
                 last = RuntimeError(f"the stage raised {error!r}")
             except Exception as error:
-                last = error
+                last = unwrap(error)  # a child task's verdict comes in a group
+                if isinstance(last, Reject):
+                    return rejected(last, attempt)
+                if isinstance(last, (ResourceError, StoreError)):
+                    raise last from None  # it concerns every row
+                if ctx.scope is not None and ctx.scope.cancelled_caught:
+                    last = TimeoutError(f"no result within {self.wired.model.timeout:g} s")
         if isinstance(last, BadReply):
             return Outcome("reject", {}, last.reason, attempts=retry)
         return Outcome("dead", {}, error=last, attempts=retry)

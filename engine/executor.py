@@ -6,6 +6,7 @@ streams, nothing for a source) and outlets: the inlets of its readers, or the ru
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import Any
@@ -45,6 +46,7 @@ class Executor:
         self.finished = 0
         self.tally: dict[str, Counter[str]] = {name: Counter() for name in pipeline.model.count_by}
         self.draining = False
+        self.ended = False
         self._output = output
         self._events = pipeline.plugins.manager.hook.engine_event
 
@@ -125,13 +127,17 @@ class Executor:
             await self._output.put(item)
 
     def event(self, make: Callable[[str], Any]) -> None:
-        """Tell observers."""
-        self._events(event=make(self.pipeline.name))
+        """Tell observers; one that fails is logged, and changes nothing."""
+        try:
+            self._events(event=make(self.pipeline.name))
+        except Exception:
+            logging.getLogger("engine").exception("an observer of engine_event failed")
 
     async def drained(self) -> None:
         """Stop taking rows and return when nothing is in flight any more."""
         self.draining = True
-        while any(c.in_flight for c in self.counters.values()):  # noqa: ASYNC110 - only numbers
+        counters = self.counters.values()
+        while not self.ended and any(c.in_flight for c in counters):  # noqa: ASYNC110 - only numbers
             await anyio.sleep(0.02)
 
 

@@ -49,6 +49,7 @@ class Concat:
         """Close the target once every branch is closed."""
         self._done.append(self._index)
         if len(self._done) == self._branches:
+            self._target.push((None, (self._branches,), None))  # the sequence of branches ends, too
             self._target.close()
 
 

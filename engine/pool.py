@@ -19,7 +19,7 @@ class ResourcePool:
     def __init__(self, resources: Mapping[str, Resource]) -> None:
         self._resources = resources
         self._open: dict[str, Resource] = {}
-        self._hosts: list[_Host] = []
+        self._hosts: dict[str, _Host] = {}
         self._lock = anyio.Lock()
 
     async def __aenter__(self) -> ResourcePool:
@@ -28,27 +28,32 @@ class ResourcePool:
         await self._tasks.__aenter__()
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
-        """Close what is open, last opened first, whatever happens around it."""
+    async def __aexit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        """Close what is open, last opened first, whatever happens around it.
+
+        Raises ResourceError when closing failed; beside another error, it is a note on that.
+        """
         with anyio.CancelScope(shield=True):
-            for host in reversed(self._hosts):
+            for host in reversed(self._hosts.values()):
                 await host.close()
         await self._tasks.__aexit__(None, None, None)
-        for host in self._hosts:
-            if host.closing_error is not None:
-                raise ResourceError(
-                    f"resource {host.key}: closing failed: {host.closing_error}"
-                ) from host.closing_error
+        for host in self._hosts.values():
+            if host.closing_error is None:
+                continue
+            failed = f"resource {host.key}: closing failed: {host.closing_error}"
+            if error is None:
+                raise ResourceError(failed) from host.closing_error
+            error.add_note(failed)
 
     async def get(self, key: str) -> Resource:
         """Return an open resource. Raises ResourceError when it cannot be opened."""
         if key not in self._open:
-            async with self._lock:
-                if key not in self._open:
-                    host = _Host(key, self._resources[key])
-                    self._hosts.append(host)
+            async with self._lock:  # in the order of asking, which is that of closing reversed
+                host = self._hosts.get(key)
+                if host is None:  # else a caller gave up while it was being opened
+                    host = self._hosts[key] = _Host(key, self._resources[key])
                     self._tasks.start_soon(host.live)
-                    self._open[key] = await host.opened()
+                self._open[key] = await host.opened()
         return self._open[key]
 
 

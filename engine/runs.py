@@ -86,6 +86,7 @@ class Run:
         )
         self._status: Status = "running"
         self._error: BaseException | None = None
+        self._raised = False
         self._started: float | None = None
         self._seconds = 0.0
 
@@ -122,7 +123,9 @@ class Run:
         )
 
     async def __aenter__(self) -> Self:
-        """Open the store and start the stages."""
+        """Open the store and start the stages. Raises RuntimeError when entered twice."""
+        if self.started:
+            raise RuntimeError("a run is entered once: call engine.open again")
         self._stack = AsyncExitStack()
         if self.store is not None:
             await self._stack.enter_async_context(self.store)
@@ -154,6 +157,7 @@ class Run:
             self._error = first_error(error)
             self._status = "failed"
         finally:
+            self._executor.ended = True
             self._seconds = anyio.current_time() - (self._started or 0.0)
             self._output.close()
 
@@ -178,9 +182,8 @@ class Run:
                         await self.store.end(self._status, self.summary.as_dict())
         finally:
             await self._stack.aclose()
-        if self._error is not None and exc is None:
-            error, self._error = self._error, None
-            raise error
+        if exc is None:
+            self._raise()
 
     def __aiter__(self) -> Self:
         """Iterate finished rows."""
@@ -188,24 +191,31 @@ class Run:
 
     async def __anext__(self) -> Row:
         """Return the next finished row. Raises StageError if a stage failed."""
+        self._check_entered()
         if not await self._output.ready():
-            if self._error is not None:
-                error = self._error
-                self._error = None
-                raise error
+            self._raise()
             raise StopAsyncIteration
         row_id, order, fields = self._output.items.popleft()
         return Row.of(fields, row_id or b"", order)
 
     async def finish(self) -> Summary:
         """Run to the end without looking at the rows; return the summary. Raises StageError."""
+        self._check_entered()
         output = self._output
         while await output.ready():
             output.items.clear()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        self._raise()
         return self.summary
+
+    def _check_entered(self) -> None:
+        if not self.started:
+            raise RuntimeError("the run has not begun: write `async with engine.open(...) as run:`")
+
+    def _raise(self) -> None:
+        """Raise what ended the run, once; the summary keeps it."""
+        if self._error is not None and not self._raised:
+            self._raised = True
+            raise self._error
 
     async def drain(self) -> None:
         """Take no more rows, let what is in flight end and be stored, then stop."""

@@ -81,17 +81,20 @@ class Runner:
 
     async def settle(self, item: Item, outcome: Outcome) -> None:
         """Count a row by its outcome, and pass it, or a signal in its place, on."""
+        await self.emit(self.settled(item, outcome))
+
+    def settled(self, item: Item, outcome: Outcome) -> Item:
+        """Count a row by its outcome; return it, or the signal in its place."""
         row_id, order, fields = item
         if outcome.kind == "row":
             self.counters.out += 1
             added = self.execution.renamed(outcome.fields)
-            await self.emit((row_id, order, {**fields, **added}))
-            return
+            return (row_id, order, {**fields, **added})
         if outcome.kind == "reject":
             self.reject(item, outcome)
         else:
             self.die(item, outcome)
-        await self.emit((row_id, order, None))
+        return (row_id, order, None)
 
     def reject(self, item: Item, outcome: Outcome) -> None:
         """Count a rejected row, and keep its reason."""

@@ -57,8 +57,9 @@ class Batch(Runner):
                 return
             self.counters.received += len(items)
             outcomes = await self._outcomes(items)
-            for item, outcome in zip(items, outcomes, strict=True):
-                await self.settle(item, outcome)
+            pairs = zip(items, outcomes, strict=True)
+            for passed in [self.settled(item, outcome) for item, outcome in pairs]:
+                await self.emit(passed)
             await anyio.lowlevel.checkpoint()
 
     async def _outcomes(self, items: list[Item]) -> list[Outcome]:

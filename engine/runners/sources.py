@@ -16,6 +16,7 @@ from engine.keys import canonical, source_id
 from engine.rows import Reject, Row
 from engine.runners.base import FAIR, Runner
 from engine.services import MemoryCalls
+from engine.store.codec import encode
 
 __all__ = ["Source"]
 
@@ -29,7 +30,8 @@ class Source(Runner):
     async def _read(self) -> None:
         given = self.control.inputs is not None and self.key == self.control.into
         limit, execution, counters = self.control.limit, self.execution, self.counters
-        plain = not (execution.texts or execution.rename or self.store is not None)
+        # `added` does what is more than taking the fields as they are.
+        plain = not (execution.texts or self.store is not None)
         adds = Row if given else execution.spec.adds or Row
         seen: Counter[bytes] = Counter()
         position = 0
@@ -43,9 +45,12 @@ class Source(Runner):
                 if isinstance(out, Reject):
                     await self._rejected(order, out)
                     continue
-                simple = plain and isinstance(out, adds)
-                fields = out.__dict__ if simple else execution.added(out, {}, {})
-                item = (self._row_id(out, fields, seen), order, execution.renamed(fields))
+                fields = (
+                    out.__dict__ if plain and isinstance(out, adds) else self._fields(out, given)
+                )
+                row_id = self._row_id(out, fields, seen)
+                # Given rows bear the names that the pipeline has already.
+                item = (row_id, order, fields if given else execution.renamed(fields))
                 counters.out += 1
                 for outlet in self.outlets:
                     if not outlet.try_put(item):
@@ -56,6 +61,17 @@ class Source(Runner):
                     await anyio.lowlevel.checkpoint()
         await self.emit((None, (position,), None))
         self.done()
+
+    def _fields(self, out: Any, given: bool) -> Mapping[str, Any]:
+        """Return a row's fields, if it can carry them; strings declared as Text become texts."""
+        try:
+            if not given or self.execution.texts:
+                return self.execution.added(out, {}, {})
+            encode(out.__dict__, [])
+        except TypeError as error:
+            raise StageError(self.key, "", str(error)) from error
+        fields: Mapping[str, Any] = out.__dict__
+        return fields
 
     def _row_id(self, out: Any, fields: Mapping[str, Any], seen: Counter[bytes]) -> bytes:
         """Return H(the user's key) or H(content); for equals, H(that, how many came before)."""

@@ -37,6 +37,7 @@ class Stream(Runner):
             reads = self._reads_of(cls) if execution.recorded else None
             self._inboxes[name] = Inbox(f"{self.key}/{name}", self.store, reads=reads)
         self._open: dict[bytes, Item] = {}  # rows handed out, whose fate the stream has not told
+        self._gone: set[bytes] = set()  # rows that it rejected
 
     def _reads_of(self, cls: type[Row]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
         if cls is Row:
@@ -181,7 +182,9 @@ class Stream(Runner):
 
     def _handed_out(self, row_id: bytes) -> bool:
         """Whether this is a row of the input that has not been told of yet."""
-        return row_id in self._open if self.wired.spec.yields in ("rows", "added") else bool(row_id)
+        if self.wired.spec.yields in ("rows", "added"):
+            return row_id in self._open
+        return bool(row_id) and row_id not in self._gone
 
     async def _pass(self, ctx: Any, item: Item) -> None:
         await (self.emit(item) if ctx is None else self.emit_from(ctx, item))
@@ -190,6 +193,7 @@ class Stream(Runner):
         order = (self.counters.out,)
         if memo.kind == "gone":
             item = self._open.pop(memo.row, (memo.row, (), {}))
+            self._gone.add(memo.row)
             self.reject(item, Outcome("reject", {}, memo.note["reason"]))
             return
         if memo.kind == "keep":
@@ -199,7 +203,7 @@ class Stream(Runner):
             added = self.execution.renamed(memo.fields)
             await self._pass(ctx, (row_id, order, {**fields, **added}))
             return
-        key = memo.key if memo.key is not None else str(self.counters.out)
+        key = f"#{self.counters.out}" if memo.key is None else f"={memo.key}"
         self.counters.out += 1
         fields = self.execution.renamed(memo.fields)
         await self._pass(ctx, (digest("fresh", self.key, key), order, fields))

@@ -11,7 +11,7 @@ from typing import Any
 import anyio.lowlevel
 
 from engine.channels import Channel, Item, Target
-from engine.errors import StageError
+from engine.errors import StageError, unwrap
 from engine.execution import Execution, Outcome, rejected
 from engine.keys import child_id
 from engine.rows import Reject
@@ -66,7 +66,7 @@ class Workers(Runner, abc.ABC):
                     await self.emit(item)
                     continue
                 if self.control.draining:
-                    return
+                    await anyio.sleep_forever()  # the run ends around it: this stage is not done
                 self.counters.received += 1
                 yield item
                 await anyio.lowlevel.checkpoint()
@@ -120,7 +120,7 @@ class Map(Workers):
                     await self.emit(item)
                     continue
                 if control.draining:
-                    return
+                    await anyio.sleep_forever()  # the run ends around it: this stage is not done
                 counters.received += 1
                 try:
                     out = await func(*args(fields))
@@ -146,9 +146,12 @@ class Map(Workers):
                     await anyio.lowlevel.checkpoint()
 
     async def _again(self, item: Item, error: BaseException) -> Outcome:
+        error = unwrap(error)
         if isinstance(error, Reject):
             return rejected(error)
-        if not isinstance(error, Exception):
+        if isinstance(error, KeyboardInterrupt):
+            raise StageError(self.key, (item[0] or b"").hex(), "interrupted") from error
+        if not isinstance(error, Exception):  # SystemExit: a row's doing cannot end the host
             error = RuntimeError(f"the stage raised {error!r}")
         return await self.execution.map(item, failed=error)
 
@@ -170,13 +173,14 @@ class Expand(Workers):
             end = store.memo(key)
             if end is not None:
                 self.counters.reused += 1
+                ctx = execution.context(row_id, 1, store.calls)
                 for ordinal in range(end.count):
                     child = store.memo(key, ordinal)
                     if child is None:
                         raise StageError(
                             self.key, row_id.hex(), "a recorded child is missing; run with --fresh"
                         )
-                    await self._child(item, ordinal, child)
+                    await self._child(item, ordinal, child, ctx)
                 await self._parent(item, end.count, self._ending(end))
                 return
         emitted = 0
@@ -184,11 +188,16 @@ class Expand(Workers):
         async def once(ctx: Any) -> Mapping[str, Any]:
             nonlocal emitted
             keywords = await execution.keywords(ctx)
-            ordinal = 0
+            ordinal, keys = 0, set[str]()
             async with contextlib.aclosing(
                 execution.func(*execution.args(item[2]), **keywords)
             ) as children:
                 async for out in children:
+                    own = getattr(out, "_key", None)
+                    if own in keys:
+                        raise ValueError(f"two children have the key {own!r}")
+                    if own is not None:
+                        keys.add(own)
                     if ordinal >= emitted:  # an earlier attempt may have got further
                         memo = self._child_memo(out, item)
                         if key is not None and store is not None:
@@ -221,7 +230,7 @@ class Expand(Workers):
         fields = self.execution.added(out, parent[2], parent[2])
         return Memo("row", fields, key=getattr(out, "_key", None))
 
-    async def _child(self, parent: Item, ordinal: int, memo: Memo, ctx: Any = None) -> None:
+    async def _child(self, parent: Item, ordinal: int, memo: Memo, ctx: Any) -> None:
         row_id, order, fields = parent
         assert row_id is not None
         own = child_id(row_id, self.key, memo.key if memo.key is not None else ordinal)
@@ -234,7 +243,7 @@ class Expand(Workers):
             item = (own, item[1], None)
         else:
             self.counters.out += 1
-        await (self.emit(item) if ctx is None else self.emit_from(ctx, item))
+        await self.emit_from(ctx, item)
 
     async def _parent(self, item: Item, count: int, outcome: Outcome) -> None:
         if outcome.kind == "row":

@@ -167,6 +167,29 @@ async def nan(n: int) -> Ratio:
     return Ratio(float("nan") if n == 1 else 1.0)
 
 
+@stage("t.nested")
+async def nested(n: int) -> Doubled:
+    async def child() -> None:
+        raise Reject("in a child task")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(child)
+    return Doubled(n)
+
+
+@stage("t.rejects_twice")
+async def rejects_twice(rows: AsyncIterable[Number]) -> AsyncIterator[Total | Reject]:
+    async for row in rows:
+        yield row.reject("once")
+        yield row.reject("twice")
+
+
+@stage("t.same_key")
+async def same_key(n: int) -> AsyncIterator[Child]:
+    yield Child(1).keyed("k")
+    yield Child(2).keyed("k")
+
+
 @stage("t.quits")
 async def quits(n: int, *, raised: str) -> None:
     if n == 1:

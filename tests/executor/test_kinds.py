@@ -285,14 +285,78 @@ stages:
     assert "field 'ratio': a row cannot carry nan" in reason
 
 
-@pytest.mark.parametrize("raised", ["SystemExit", "KeyboardInterrupt"])
-async def test_a_stage_cannot_end_its_host(pipeline: Write, raised: str) -> None:
-    path = pipeline(
-        f"stages: {{numbers: {{use: './stages.py:numbers', with: {{count: 3}}}}, quits: {{use: './stages.py:quits', with: {{raised: {raised}}}}}}}",
-        stages=STAGES,
-    )
+QUITS = "stages: {numbers: {use: './stages.py:numbers', with: {count: 3}}, quits: {use: './stages.py:quits', with: {raised: WHAT}}}"
+
+
+async def test_a_stage_cannot_end_its_host(pipeline: Write) -> None:
+    path = pipeline(QUITS.replace("WHAT", "SystemExit"), stages=STAGES)
     rows, summary = await go(path)
     assert (len(rows), summary.dead) == (2, 1)
+
+
+async def test_an_interrupt_inside_a_stage_ends_the_run_and_not_the_row(pipeline: Write) -> None:
+    path = pipeline(QUITS.replace("WHAT", "KeyboardInterrupt"), stages=STAGES)
+    with pytest.raises(StageError, match="interrupted"):
+        await go(path)
+
+
+@pytest.mark.parametrize("store", [None, ":memory:"])
+async def test_a_verdict_of_a_child_task_is_the_rows_verdict(
+    pipeline: Write, store: str | None
+) -> None:
+    path = pipeline(
+        "stages: {numbers: {use: './stages.py:numbers', with: {count: 3}}, nested: {use: './stages.py:nested'}}",
+        stages=STAGES,
+    )
+    _, summary = await go(path, store=store)
+    assert (summary.rejected, summary.dead) == (3, 0)
+    assert summary.stages["nested"].reasons == {"in a child task": 3}
+
+
+async def test_a_fresh_stream_tells_of_a_row_once(pipeline: Write) -> None:
+    path = pipeline(
+        "stages: {numbers: {use: './stages.py:numbers', with: {count: 3}}, wrong: {use: './stages.py:rejects_twice'}}",
+        stages=STAGES,
+    )
+    with pytest.raises(StageError, match="yielded Reject"):
+        await go(path)
+
+
+async def test_two_children_may_not_have_one_key(pipeline: Write) -> None:
+    path = pipeline(
+        "stages: {numbers: {use: './stages.py:numbers', with: {count: 1}}, same: {use: './stages.py:same_key', retry: 1}}",
+        stages=STAGES,
+    )
+    _, summary = await go(path)
+    (reason,) = summary.stages["same"].reasons
+    assert "two children have the key 'k'" in reason
+
+
+async def test_an_observer_that_fails_changes_nothing(pipeline: Write) -> None:
+    from engine.pipeline import read_pipeline
+
+    class Broken:
+        @engine.hookimpl
+        def engine_event(self, event: object) -> None:
+            raise ZeroDivisionError
+
+    checked = read_pipeline(
+        pipeline("stages: {numbers: {use: './stages.py:numbers'}}", stages=STAGES)
+    )
+    checked.plugins.register("broken", Broken())
+    assert (await engine.run(checked, store=None)).finished == 20
+
+
+async def test_a_run_is_entered_once_and_before_it_is_read(pipeline: Write) -> None:
+    run = engine.open(
+        pipeline("stages: {numbers: {use: './stages.py:numbers'}}", stages=STAGES), store=None
+    )
+    with pytest.raises(RuntimeError, match="has not begun"):
+        await run.finish()
+    async with run:
+        await run.finish()
+    with pytest.raises(RuntimeError, match="entered once"):
+        await run.__aenter__()
 
 
 async def test_a_row_that_lacks_what_the_first_rows_had_dies_by_name(pipeline: Write) -> None:

@@ -107,8 +107,9 @@ async def test_inputs_replace_the_first_stage_or_another(pipeline: Write) -> Non
         "stages: {numbers: {use: './stages.py:numbers'}, double: {use: './stages.py:double'}, again: {use: './stages.py:again'}}",
         stages=STAGES,
     )
-    rows, _ = await go(path, inputs=[{"n": 5, "note": "kept"}])
-    assert [(row["total"], row["note"]) for row in rows] == [(10, "kept")]
+    for store in (None, ":memory:"):
+        rows, _ = await go(path, inputs=[{"n": 5, "note": "kept"}], store=store)
+        assert [(row["total"], row["note"]) for row in rows] == [(10, "kept")]
 
     async def later() -> Any:
         for n in (1, 2):
@@ -118,3 +119,22 @@ async def test_inputs_replace_the_first_stage_or_another(pipeline: Write) -> Non
     assert sorted(row["total"] for row in rows) == [7, 14]
     with pytest.raises(engine.StageError, match="lacks the field 'n'"):
         await go(path, inputs=[{"m": 1}])
+
+
+async def test_a_list_within_a_list_loses_no_row(pipeline: Write) -> None:
+    path = pipeline(
+        """
+stages:
+  a: {use: ./stages.py:numbers, with: {count: 3}}
+  b: {use: ./stages.py:numbers, with: {count: 4}}
+  c: {use: ./stages.py:numbers, with: {count: 5}}
+  ab: {use: ./stages.py:double, from: [a, b]}
+  cc: {use: ./stages.py:double, from: c}
+  abc: {use: ./stages.py:again, from: [ab, cc]}
+  out: {use: dataset.write, with: {path: out.jsonl}}
+""",
+        stages=STAGES,
+    )
+    rows, summary = await go(path)
+    assert [row["n"] for row in rows] == [*range(3), *range(4), *range(5)]
+    assert summary.finished == 12
