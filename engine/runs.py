@@ -146,9 +146,8 @@ class Run:
         try:
             with self._scope:
                 await self._executor.run()
-                for key, counters in self.counters.items():
-                    wrong = counters.unaccounted()
-                    if wrong:
+                for key in self.counters:
+                    if wrong := self._unaccounted(key):
                         raise StageError(key, "", f"rows are unaccounted for: {wrong}")
                 if self.store is not None:
                     await self.store.flush()
@@ -160,6 +159,16 @@ class Run:
             self._executor.ended = True
             self._seconds = anyio.current_time() - (self._started or 0.0)
             self._output.close()
+
+    def _unaccounted(self, key: str) -> str:
+        """Return what does not add up in a stage, or between it and the stages that it reads."""
+        counters, source = self.counters[key], self.pipeline.stages[key].source
+        wrong = counters.unaccounted()
+        if not wrong and source is not None and source.form != "all":  # there, rows become one
+            passed = sum(self.counters[name].out for name in source.stages)
+            if passed != counters.received:
+                wrong = f"{passed} were passed on to it, and it received {counters.received}"
+        return wrong
 
     async def __aexit__(
         self,

@@ -163,7 +163,6 @@ class Made:
     fields: frozenset[str]
     ids: object
     """Equal for stages whose rows have the same ids."""
-    """Whether its rows are those of one branch, then of the next, not numbered anew since."""
 
 
 def halved(rows: list[Known]) -> list[int | None]:

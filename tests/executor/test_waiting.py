@@ -160,3 +160,26 @@ async def test_attempts_are_made_as_often_as_retry_says(pipeline: Write) -> None
 async def test_no_row_is_taken_with_limit_0(pipeline: Write) -> None:
     path = pipeline("stages: {numbers: {use: './stages.py:numbers'}}", stages=HERE)
     assert (await engine.run(path, store=None, limit=0)).finished == 0
+
+
+async def test_draining_ends_no_sink_early(pipeline: Write) -> None:
+    path = pipeline(
+        """
+stages:
+  numbers: {use: './stages.py:numbers', with: {count: 5}}
+  held: {use: './stages.py:held', concurrency: 1}
+  out: {use: dataset.write, with: {path: out.jsonl}}
+""",
+        stages=HERE,
+    )
+    out = path.with_name("out.jsonl")
+    out.write_text("yesterday's")
+    async with engine.open(path, store=None) as run:
+        while not (run.counters["numbers"].done and run.counters["held"].in_flight):
+            await anyio.lowlevel.checkpoint()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run.drain)
+            await anyio.lowlevel.checkpoint()
+            module_of("OPEN").OPEN.append(True)  # the row in flight ends; four still wait
+    assert (run.summary.status, run.counters["held"].out) == ("interrupted", 1)
+    assert out.read_text() == "yesterday's"
