@@ -26,7 +26,7 @@ Item = tuple[bytes | None, Order, Any]
 """(row id, order key, fields)."""
 CAPACITY = 1024
 HELD_IN_MEMORY = 1024
-BACKLOG_BYTES = 32 << 20
+BACKLOG_BYTES = 16 << 20
 
 
 class Outlet(Protocol):

@@ -14,6 +14,7 @@ from engine.errors import StoreError
 __all__ = ["Commits"]
 
 GROUP_SECONDS = 0.02
+OVERHEAD = 400  # bytes that a queued statement costs beside its values
 _Statement = tuple[str, tuple[Any, ...]]
 
 
@@ -40,7 +41,7 @@ class Commits:
         """Queue one statement. Raises StoreError once the store has failed."""
         self._check()
         self._queue.append((sql, values))
-        self.backlog += sum([len(v) for v in values if isinstance(v, (bytes, str))]) + 64
+        self.backlog += sum([len(v) for v in values if isinstance(v, (bytes, str))]) + OVERHEAD
         self._wake.set()
 
     def after(self, action: Callable[[], None]) -> None:
