@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any
@@ -84,8 +84,3 @@ def memo_key(fingerprint: bytes, row_id: bytes, reads: Mapping[str, Any]) -> byt
 def seeded(seed: int, *parts: str | bytes) -> random.Random:
     """Return a generator that depends on the pipeline's seed and these parts alone."""
     return random.Random(digest("rng", str(seed), *parts))
-
-
-def merge(digests: Iterable[bytes]) -> bytes:
-    """Return one digest for an ordered sequence of digests."""
-    return digest("merge", *digests)

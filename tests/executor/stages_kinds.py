@@ -196,18 +196,21 @@ async def quits(n: int, *, raised: str) -> None:
         raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[raised](7)
 
 
-@stage("t.collect")
-async def collect(rows: AsyncIterable[Row], *, into: str) -> None:
-    LISTS.setdefault(into, []).extend(
-        [row["n"] if "n" in row else row["child"] async for row in rows]
-    )
+@stage("t.alone")
+async def alone(n: int, *, name: str) -> None:
+    INSIDE.append(name)
+    if len(INSIDE) > 1:
+        TOGETHER.append(tuple(INSIDE))
+    await pause(n + 1)
+    INSIDE.remove(name)
+    if TOGETHER:
+        raise ValueError(f"not alone: {TOGETHER[0]}")
 
 
 @stage("t.forever")
 async def forever(n: int) -> Doubled:
     if n < 3:
         return Doubled(n)
-    STARTED.append(n)
     await anyio.sleep_forever()
     raise AssertionError
 
@@ -220,5 +223,5 @@ async def endless() -> AsyncIterator[Number]:
         n += 1
 
 
-LISTS: dict[str, list[int]] = {}
-STARTED: list[int] = []
+INSIDE: list[str] = []
+TOGETHER: list[tuple[str, ...]] = []
