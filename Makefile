@@ -47,7 +47,7 @@ $(VENV)/.light: $(BIN)/python $(PROJECTS)
 	touch $@
 
 $(VENV)/.full: $(VENV)/.light
-	$(PIP) -e ".[openai,embedded,parquet]" $(addprefix -e ,$(PLUGINS)) --group dev
+	$(PIP) -e ".[openai,embedded,parquet,hub,zstd]" $(addprefix -e ,$(PLUGINS)) --group dev
 	touch $@
 
 clean:
