@@ -57,7 +57,7 @@ class Executor:
             for name, size in self.pipeline.model.limits.named.items()
         }
         async with (
-            ResourcePool(self.pipeline.resources) as pool,
+            ResourcePool(self.pipeline.resources, self.pipeline.given) as pool,
             anyio.create_task_group() as tasks,
         ):
             runners: dict[str, Runner] = {}

@@ -38,6 +38,8 @@ class Pipeline:
     stages: dict[str, WiredStage]
     order: tuple[str, ...]
     """Stage keys, upstream first."""
+    given: frozenset[str] = frozenset()
+    """Keys of the resources that the caller gave, and opens and closes itself."""
     notes: list[str] = field(default_factory=list)
     """What `validate` tells besides errors: optional fields that nothing makes, idle settings."""
 
@@ -60,15 +62,17 @@ def read_pipeline(
     source: str | os.PathLike[str] | Document,
     *,
     overrides: Iterable[str] = (),
-    plugins: Sequence[str] = (),
+    plugins: Sequence[object] = (),
+    resources: Mapping[str, Resource] | None = None,
     replaced: str | None = None,
     replace_first: bool = False,
 ) -> Pipeline:
     """Read, wire and check a pipeline.
 
-    `overrides` are `--set` assignments; `replaced` names the stage whose output is given as
-    `inputs=` (`replace_first`: the first). Raises PipelineError (file, line, column), PluginError
-    or DefinitionError; nothing has been written then.
+    `overrides` are `--set` assignments; `plugins` are namespaces, or modules and objects with
+    hooks; `resources` take the place of declared ones; `replaced` names the stage whose output is
+    given as `inputs=` (`replace_first`: the first). Raises PipelineError (file, line, column),
+    PluginError or DefinitionError; nothing has been written then.
     """
     document = source if isinstance(source, Document) else load(source)
     for assignment in overrides:
@@ -81,7 +85,7 @@ def read_pipeline(
             + nearest(into, model.stages, say="; did you mean {!r}?"),
             file=document.file,
         )
-    parts = _Parts(document, model, plugins)
+    parts = _Parts(document, model, plugins, resources or {})
     stages = parts.stages()
     order = in_order(stages)
     notes = _followed(stages, order)
@@ -105,7 +109,8 @@ def read_pipeline(
             wired.spec, wired.key, wired.config, identities, model.seed
         )
     notes += [note for wired in stages.values() for note in _idle(wired)]
-    return Pipeline(document, model, parts.plugins, parts.resources, stages, order, notes)
+    given = frozenset(resources or ())
+    return Pipeline(document, model, parts.plugins, parts.resources, stages, order, given, notes)
 
 
 def _followed(stages: Mapping[str, WiredStage], order: Iterable[str]) -> list[str]:
@@ -119,15 +124,25 @@ def _followed(stages: Mapping[str, WiredStage], order: Iterable[str]) -> list[st
 class _Parts:
     """The parts that a file names: plugins, resources, stages; each found and configured."""
 
-    def __init__(self, document: Document, model: PipelineModel, plugins: Sequence[str]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        model: PipelineModel,
+        plugins: Sequence[object],
+        given: Mapping[str, Resource],
+    ) -> None:
         self.document, self.model, self.plugins = document, model, Plugins()
+        for plugin in plugins:  # before the file's: a given one takes the installed one's place
+            self.plugins.add(plugin)
         for i, namespace in enumerate(model.plugins):
             with document.at("plugins", i).blamed():
                 self.plugins.load(namespace)
-        for namespace in plugins:
-            self.plugins.load(namespace)
-        self.identities: dict[str, str] = {}
-        self.resources = {key: self._resource(key, m) for key, m in model.resources.items()}
+        _check_given(document, model, given)
+        self.identities = {key: resource.identity for key, resource in given.items()}
+        self.resources = {
+            key: given[key] if key in given else self._resource(key, m)
+            for key, m in model.resources.items()
+        }
 
     def stages(self) -> dict[str, WiredStage]:
         """Find, configure and wire the stages, in the file's order."""
@@ -218,6 +233,24 @@ class _Parts:
                 f"(it has: {_listed(can)})"
             )
         return key
+
+
+def _check_given(document: Document, model: PipelineModel, given: Mapping[str, Resource]) -> None:
+    """Refuse `resources=` that the file does not declare, or that are none."""
+    for key, resource in given.items():
+        if key not in model.resources:
+            raise PipelineError(
+                f"resources=: the pipeline declares no resource {key!r}"
+                + nearest(key, model.resources, say="; did you mean {!r}?")
+                + f" (declared: {_listed(model.resources)})",
+                file=document.file,
+            )
+        if Resource not in type(resource).__mro__:
+            raise PipelineError(
+                f"resources=: {key!r} is a {type(resource).__name__}, which does not derive from "
+                "engine.Resource",
+                file=document.file,
+            )
 
 
 def _name(use: str, otherwise: str = "") -> str:

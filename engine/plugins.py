@@ -83,6 +83,25 @@ class Plugins:
             ) from error
         self.register(namespace, module)
 
+    def add(self, plugin: object) -> None:
+        """Load a plugin by its namespace, or register a module or object that has hooks.
+
+        An object's namespace is that of its stages and resources; it takes the place of an
+        installed plugin of that name. Raises PluginError for an object without hooks.
+        """
+        if isinstance(plugin, str):
+            self.load(plugin)
+            return
+        label = getattr(plugin, "__name__", type(plugin).__name__)
+        if not any(hasattr(getattr(plugin, hook, None), "engine_impl") for hook in _HOOKS):
+            raise PluginError(
+                f"{label} is no plugin: it has no function {' or '.join(_HOOKS)} "
+                "marked with @hookimpl"
+            )
+        names = [stage_spec(s).name for s in _given(label, plugin, "engine_stages")]
+        names += [resource_spec(r).name for r in _given(label, plugin, "engine_resources")]
+        self.register(names[0].split(".")[0] if names else f"{label} {id(plugin)}", plugin)
+
     def register(self, namespace: str, module: object) -> None:
         """Register a plugin module or object under a namespace; checks its hooks."""
         if namespace in self._loaded:

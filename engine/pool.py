@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import anyio
@@ -16,9 +16,10 @@ __all__ = ["ResourcePool"]
 class ResourcePool:
     """The resources of a run: opened lazily, each in its own task, closed in reverse, shielded."""
 
-    def __init__(self, resources: Mapping[str, Resource]) -> None:
+    def __init__(self, resources: Mapping[str, Resource], given: Collection[str] = ()) -> None:
+        """`given` are the keys of those that the caller opens and closes."""
         self._resources = resources
-        self._open: dict[str, Resource] = {}
+        self._open = {key: resources[key] for key in given}
         self._hosts: dict[str, _Host] = {}
         self._lock = anyio.Lock()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ from engine.events import RunEnded, RunStarted
 from engine.executor import Executor
 from engine.loader import Document
 from engine.pipeline import Pipeline, read_pipeline
+from engine.resources import Resource
 from engine.rows import Row
 from engine.services import Counters
 from engine.store.protocol import Store
@@ -274,7 +275,8 @@ def open_run(
     into: str | None = None,
     store: Store | str | os.PathLike[str] | None = "beside",
     set: Sequence[str] = (),
-    plugins: Sequence[str] = (),
+    plugins: Sequence[object] = (),
+    resources: Mapping[str, Resource] | None = None,
     limit: int | None = None,
     fresh: bool = False,
 ) -> Run:
@@ -283,15 +285,26 @@ def open_run(
     `inputs` (rows or mappings, sync or async) replace the output of the first stage, or of the
     stage `into`. `store` is a folder, `":memory:"`, None (nothing is kept), or left out:
     `.engine/<name>/` beside the file. `set` are `--set` assignments; `limit` takes the first N
-    source rows; `fresh` starts a new generation. Raises InputError before anything is written.
+    source rows; `fresh` starts a new generation.
+
+    `plugins` are namespaces to load, or modules and objects with hooks (an observer, or stages of
+    your own). `resources` take the place of those that the file declares, by key; they are open
+    already and stay open, so that several runs share one client and its limits.
+
+    Raises InputError before anything is written, and TypeError where a Pipeline that is already
+    read is given options that belong to its reading.
     """
     if into is not None and inputs is None:
         raise TypeError("into= says where inputs= go: give inputs=, too")
-    if not isinstance(pipeline, Pipeline):
+    if isinstance(pipeline, Pipeline):
+        if set or plugins or resources:
+            raise TypeError("set=, plugins= and resources= are for a pipeline yet to be read")
+    else:
         pipeline = read_pipeline(
             pipeline,
             overrides=set,
             plugins=plugins,
+            resources=resources,
             replaced=into,
             replace_first=inputs is not None and into is None,
         )
