@@ -1,0 +1,63 @@
+"""What docstrings say: of a stage or resource as a whole, and of each of its parameters."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from engine.resources import ResourceSpec
+from engine.signature import StageSpec
+
+__all__ = ["parameter_docs", "summary"]
+
+_UNIT = re.compile(r"\n\s*\n|\n(?=\s*[-*] )")  # a paragraph, or an item of a list
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z`\"'(*])")
+
+
+def summary(doc: str) -> str:
+    """Return the first paragraph of a docstring on one line; "" where there is none."""
+    return " ".join(doc.strip().partition("\n\n")[0].split())
+
+
+def parameter_docs(spec: StageSpec | ResourceSpec) -> dict[str, str]:
+    """Return what is said of each parameter that `with:` may hold: name -> text, "" for nothing.
+
+    That is `Annotated[..., Field(description=...)]` of the parameter, else the sentences of the
+    docstring (of a resource's class and its `__init__`) that name the parameter in backticks, alone
+    or with a value: `name`, `name=3`, `name: 3`.
+    """
+    hints = {name: hint for name, (hint, _) in spec.config.items()}
+    if isinstance(spec, StageSpec):
+        names, doc = [*spec.resources, *hints], spec.doc
+    else:
+        names, doc = list(hints), f"{spec.doc}\n\n{_init_doc(spec.cls)}"
+    said = list(_sentences(doc))
+    return {name: _described(hints.get(name)) or _naming(name, said) for name in names}
+
+
+def _init_doc(cls: type) -> str:
+    owner = next(c for c in cls.__mro__ if "__init__" in vars(c))
+    return "" if owner is object else inspect.cleandoc(vars(owner)["__init__"].__doc__ or "")
+
+
+def _sentences(doc: str) -> Iterator[str]:
+    for unit in _UNIT.split(doc):
+        line = re.sub(r"^[-*] ", "", " ".join(unit.split()))
+        yield from filter(None, _SENTENCE.split(line))
+
+
+def _naming(name: str, sentences: list[str]) -> str:
+    named = re.compile(rf"`{re.escape(name)}(\s*[=:][^`]*)?`")
+    return " ".join(sentence for sentence in sentences if named.search(sentence))
+
+
+def _described(hint: Any) -> str:
+    """Return the description in a hint, inside or outside of `| None`."""
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, FieldInfo) and mark.description:
+            return mark.description
+    return next(filter(None, map(_described, get_args(hint))), "")
