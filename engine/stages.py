@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-_FIELDS_OF: dict[Callable[..., Any], Callable[..., Mapping[str, Any]]] = {}
 
 
 def stage(name: str, *, version: str | None = None) -> Callable[[F], F]:
@@ -70,7 +69,7 @@ def fields_of(stage_func: Callable[..., Any]) -> Callable[[F], F]:
     """
 
     def tag(func: F) -> F:
-        _FIELDS_OF[stage_func] = func
+        stage_func.__engine_fields_of__ = func  # type: ignore[attr-defined]
         return func
 
     return tag
@@ -78,4 +77,4 @@ def fields_of(stage_func: Callable[..., Any]) -> Callable[[F], F]:
 
 def declared_fields(func: Callable[..., Any]) -> Callable[..., Mapping[str, Any]] | None:
     """Return the function that `fields_of` registered for a stage, if any."""
-    return _FIELDS_OF.get(func)
+    return getattr(func, "__engine_fields_of__", None)

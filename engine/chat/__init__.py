@@ -5,7 +5,8 @@ Stages import `Chat`, `Message`, `Sampling`, `Reply` and `BadReply`; a new endpo
 """
 
 from engine.chat.bound import Bound, Endpoint
-from engine.chat.protocol import Answer, Chat, Reply, Request, Sampling
+from engine.chat.limiter import Limiter
+from engine.chat.protocol import Answer, Chat, Feature, Reply, Request, Sampling, TokenLogprob
 from engine.errors import BadReply, ChatError
 from engine.rows import Dialogue, Message
 from engine.services import Usage
@@ -18,9 +19,12 @@ __all__ = [
     "ChatError",
     "Dialogue",
     "Endpoint",
+    "Feature",
+    "Limiter",
     "Message",
     "Reply",
     "Request",
     "Sampling",
+    "TokenLogprob",
     "Usage",
 ]
