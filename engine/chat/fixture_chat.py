@@ -1,14 +1,14 @@
-"""`fixture.chat`: recorded or scripted replies, for tests and for pipelines without a model."""
+"""`fixture.chat`: recorded replies, for tests and for pipelines without a model."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,9 +21,7 @@ from engine.resources import resource
 from engine.services import Usage
 from engine.stages import InputFile
 
-__all__ = ["FixtureChat", "Recorded"]
-
-Script = Callable[[Request], str | Answer | Exception]
+__all__ = ["FixtureChat", "Recorded", "count_words"]
 
 
 class Recorded(BaseModel):
@@ -48,7 +46,7 @@ class Recorded(BaseModel):
         """Return the reply, drawn by the request's seed where there are several."""
         replies = (self.reply,) if isinstance(self.reply, str) else self.reply
         text = replies[(request.sampling.seed or 0) % len(replies)]
-        return Answer(text, self.finish, _usage(request, text))
+        return Answer(text, self.finish, count_words(request, text))
 
 
 @resource("fixture.chat")
@@ -56,26 +54,13 @@ class FixtureChat(Endpoint):
     """Replies from a JSONL file of `{"match": ..., "reply": ..., "finish": ...}`.
 
     The first line that fits answers, so the answer depends on the request and its seed alone,
-    never on the order of arrival. `requests` holds what was asked.
+    never on the order of arrival. `file` is that file.
     """
 
     def __init__(self, *, file: InputFile) -> None:
         self.name = "fixture"
         self.limiter = Limiter(longest=0)  # nothing to be patient with
-        self.requests: list[Request] = []
         self._file = file
-        self._script: Script | None = None
-
-    @classmethod
-    def scripted(cls, script: Script | Iterable[str | Answer | Exception]) -> Self:
-        """Return a chat that answers by a function of the request, or from a list.
-
-        A str or Answer is the reply; an exception is raised. A list is handed out in order of
-        arrival, so that one is for tests that ask one thing at a time.
-        """
-        chat = cls(file=Path("scripted"))
-        chat._script = script if callable(script) else _in_order(script)
-        return chat
 
     @cached_property
     def _lines(self) -> tuple[Recorded, ...]:
@@ -84,8 +69,6 @@ class FixtureChat(Endpoint):
     @property
     def identity(self) -> str:
         """The digest of the file."""
-        if self._script is not None:
-            return "fixture scripted"
         recorded = json.dumps([line.model_dump() for line in self._lines]).encode()
         return f"fixture {blake2b(recorded, digest_size=16).hexdigest()}"
 
@@ -95,15 +78,7 @@ class FixtureChat(Endpoint):
         return frozenset(("banned", "grammar", "logprobs", "prefix", "schema", "seed"))
 
     async def send(self, request: Request) -> Answer:
-        """Answer from the script or the file. Raises ChatError where nothing fits."""
-        self.requests.append(request)
-        if self._script is not None:
-            found = self._script(request)
-            if isinstance(found, Exception):
-                raise found
-            return (
-                found if isinstance(found, Answer) else Answer(found, usage=_usage(request, found))
-            )
+        """Answer from the file. Raises ChatError where nothing fits."""
         for line in self._lines:
             if line.fits(request):
                 return line.answer(request)
@@ -116,13 +91,8 @@ def last_user_message(request: Request) -> str:
     return next((m.content for m in reversed(request.messages) if m.role == "user"), "")
 
 
-def _in_order(replies: Iterable[str | Answer | Exception]) -> Script:
-    left = iter(replies)
-    return lambda request: next(left, ChatError("the scripted replies are used up"))
-
-
-def _usage(request: Request, text: str) -> Usage:
-    """Count words, as if each were a token."""
+def count_words(request: Request, text: str) -> Usage:
+    """Return the usage of a call that counts words, as if each were a token."""
     return Usage(sum(len(m.content.split()) for m in request.messages), out=len(text.split()))
 
 

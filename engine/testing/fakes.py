@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from engine.chat import Answer, Endpoint, Feature, Limiter, Request, TokenLogprob
+from engine.chat.fixture_chat import count_words
 from engine.errors import ChatError
 from engine.rows import Artifact, strip_annotated
-from engine.services import Usage
 from engine.typecheck import show
 
 __all__ = ["CannotMakeUp", "FakeChat", "made_up", "made_up_json"]
@@ -83,7 +83,7 @@ def _answer(request: Request, text: str) -> Answer:
     logprobs = tuple(TokenLogprob(w, math.log(0.5), {w: math.log(0.5)}) for w in words)
     return Answer(
         text,
-        usage=Usage(sum(len(m.content.split()) for m in request.messages), out=len(words)),
+        usage=count_words(request, text),
         logprobs=logprobs if request.top_logprobs else (),
     )
 

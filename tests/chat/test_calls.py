@@ -8,10 +8,10 @@ import pytest
 from pydantic import BaseModel
 
 from engine.chat import Answer, BadReply, Chat, ChatError, Endpoint, Message, Request, Sampling
-from engine.chat.fixture_chat import FixtureChat
 from engine.rows import Row
 from engine.services import MemoryCalls
 from engine.stages import Context
+from engine.testing import FakeChat
 from engine.text import Text
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +38,7 @@ class Stage:
 
 
 async def test_a_second_attempt_pays_for_nothing_that_the_first_one_paid() -> None:
-    stage = Stage(FixtureChat.scripted(by_seed))
+    stage = Stage(FakeChat(by_seed))
     first = await stage.attempt().complete(ask("a"), n=3)
     again = await stage.attempt().complete(ask("a"), n=3)
     assert [reply.text for reply in first] == [reply.text for reply in again]
@@ -49,7 +49,7 @@ async def test_a_second_attempt_pays_for_nothing_that_the_first_one_paid() -> No
 
 
 async def test_garbage_garbage_good_is_three_paid_calls() -> None:
-    stage = Stage(FixtureChat.scripted(["garbage", "garbage", '{"word": "good"}', "never asked"]))
+    stage = Stage(FakeChat(["garbage", "garbage", '{"word": "good"}', "never asked"]))
 
     class Word(BaseModel):
         word: Text
@@ -69,7 +69,7 @@ async def test_garbage_garbage_good_is_three_paid_calls() -> None:
 
 
 async def test_of_n_samples_only_the_refused_one_is_drawn_again() -> None:
-    stage = Stage(FixtureChat.scripted(by_seed))
+    stage = Stage(FakeChat(by_seed))
     replies = await stage.attempt().complete(ask("a"), n=3)
     with pytest.raises(BadReply, match="dull"):
         replies[1].refuse("dull")
@@ -79,7 +79,7 @@ async def test_of_n_samples_only_the_refused_one_is_drawn_again() -> None:
 
 
 async def test_a_new_gate_starts_again_from_the_stored_samples() -> None:
-    stage = Stage(FixtureChat.scripted(by_seed))
+    stage = Stage(FakeChat(by_seed))
     (first,) = await stage.attempt().complete(ask("a"))
     with pytest.raises(BadReply):
         first.refuse("too long")
@@ -89,7 +89,7 @@ async def test_a_new_gate_starts_again_from_the_stored_samples() -> None:
 
 
 async def test_equal_requests_are_told_apart_by_count_or_by_key() -> None:
-    stage = Stage(FixtureChat.scripted(by_seed))
+    stage = Stage(FakeChat(by_seed))
     chat = stage.attempt()
     one, two = [(await chat.complete(ask("a")))[0].text for _ in range(2)]
     left, right = [(await chat.complete(ask("a"), key=key))[0].text for key in ("left", "right")]
@@ -101,7 +101,7 @@ async def test_equal_requests_are_told_apart_by_count_or_by_key() -> None:
 
 
 async def test_views_of_rows_book_on_their_row_and_count_on() -> None:
-    stage = Stage(FixtureChat.scripted(by_seed))
+    stage = Stage(FakeChat(by_seed))
     chat = stage.attempt()
     rows = [Row.of({}, row_id) for row_id in (b"1", b"2")]
     texts = [(await chat.for_row(row).complete(ask("a")))[0].text for row in rows + rows]
@@ -111,24 +111,24 @@ async def test_views_of_rows_book_on_their_row_and_count_on() -> None:
 
 
 async def test_seeds_depend_on_the_call_and_the_pipelines_seed() -> None:
-    def seeds(chat: FixtureChat) -> list[int | None]:
+    def seeds(chat: FakeChat) -> list[int | None]:
         return [request.sampling.seed for request in chat.requests]
 
     runs = []
     for seed, row_id in [(0, "r"), (0, "r"), (1, "r"), (0, "q")]:
-        stage = Stage(FixtureChat.scripted(by_seed), seed=seed, row_id=row_id)
+        stage = Stage(FakeChat(by_seed), seed=seed, row_id=row_id)
         await stage.attempt().complete(ask("a"), n=2)
         runs.append(tuple(sorted(map(int, map(str, seeds(stage.chat))))))
     assert runs[0] == runs[1]
     assert len(set(runs)) == 3
 
-    stage = Stage(FixtureChat.scripted(by_seed))
+    stage = Stage(FakeChat(by_seed))
     await stage.attempt().complete(ask("a"), n=3, sampling=Sampling(seed=7))
     assert sorted(map(int, map(str, seeds(stage.chat)))) == [7, 8, 9]
 
 
 async def test_defaults_are_merged_before_the_call_is_named() -> None:
-    chat = FixtureChat.scripted(by_seed)
+    chat = FakeChat(by_seed)
     chat.sampling = Sampling(temperature=0.5, max_tokens=9)
     stage = Stage(chat)
     (said,) = await stage.attempt().complete(ask("a"), sampling=Sampling(temperature=0.5))
@@ -142,7 +142,7 @@ async def test_a_failing_sample_does_not_lose_the_paid_ones() -> None:
     slow = anyio.Event()
     answered = 0
 
-    class Mixed(FixtureChat):
+    class Mixed(FakeChat):
         async def send(self, request: Request) -> Answer:
             nonlocal answered
             self.requests.append(request)
@@ -153,7 +153,7 @@ async def test_a_failing_sample_does_not_lose_the_paid_ones() -> None:
             answered += 1
             return Answer("ok")
 
-    stage = Stage(Mixed.scripted([]))
+    stage = Stage(Mixed([]))
     with pytest.raises(ChatError, match="no such model"):  # not a group of them
         await stage.attempt().complete(ask("a"), n=3)
     assert answered == 2
@@ -168,7 +168,7 @@ async def test_a_timeout_does_not_lose_a_reply_that_was_paid() -> None:
             await anyio.lowlevel.checkpoint()
             await super().record(key, sample, reply)
 
-    stage = Stage(FixtureChat.scripted(by_seed))
+    stage = Stage(FakeChat(by_seed))
     stage.calls = Slow()
     with anyio.CancelScope() as scope:
         await stage.attempt().complete(ask("a"))
@@ -180,7 +180,7 @@ async def test_a_timeout_does_not_lose_a_reply_that_was_paid() -> None:
 async def test_a_reply_knows_its_prompt_and_its_prefix() -> None:
     term, start = Text.leaf("cello", "source:terms"), Text.leaf("I would say", "source:starts")
     prompt = "Do not say " + term + "."
-    stage = Stage(FixtureChat.scripted([" viola."]))
+    stage = Stage(FakeChat([" viola."]))
     (reply,) = await stage.attempt().complete([Message(role="user", content=prompt)], prefix=start)
     assert reply.text == "I would say viola."
     first, second = reply.text.spans()
@@ -193,7 +193,7 @@ async def test_a_reply_knows_its_prompt_and_its_prefix() -> None:
 
 
 async def test_lone_surrogates_come_in_and_go_out() -> None:
-    stage = Stage(FixtureChat.scripted(["caf\udce9"]))
+    stage = Stage(FakeChat(["caf\udce9"]))
     for _ in range(2):  # paid, then replayed from bytes
         (reply,) = await stage.attempt().complete([Message(role="user", content="a\ud800b")])
         assert reply.text == "caf\udce9"
@@ -211,10 +211,7 @@ async def test_lone_surrogates_come_in_and_go_out() -> None:
     ],
 )
 async def test_what_the_endpoint_cannot_do_costs_nothing(feature: str, wish: Any) -> None:
-    class Plain(FixtureChat):
-        can = frozenset({"seed"})
-
-    chat = Plain.scripted(by_seed)
+    chat = FakeChat(by_seed, can={"seed"})
     with pytest.raises(ChatError, match=f"has no {feature}"):
         await chat.complete(ask("a"), **wish)
     assert chat.requests == []
@@ -228,7 +225,7 @@ async def test_a_schema_leaves_no_room_for_other_properties() -> None:
     class Outer(BaseModel):
         inner: list[Inner]
 
-    chat = FixtureChat.scripted(["{}"])
+    chat = FakeChat(["{}"])
     await chat.complete(ask("a"), schema=Outer)
     schema = chat.requests[0].schema
     assert schema is not None
@@ -238,7 +235,7 @@ async def test_a_schema_leaves_no_room_for_other_properties() -> None:
 
 
 async def test_a_strangers_exception_becomes_a_chat_error() -> None:
-    chat = FixtureChat.scripted([ZeroDivisionError("oops")])
+    chat = FakeChat([ZeroDivisionError("oops")])
     with pytest.raises(ChatError, match="ZeroDivisionError: oops"):
         await chat.complete(ask("a"))
 

@@ -7,38 +7,22 @@ import pytest
 from engine_pink_elephant.rows import Pair, Plan
 
 from engine import BadReply, Context, Text
-from engine.chat import Answer, Chat, Endpoint, Request
-from engine.chat.limiter import Limiter
+from engine.chat import Answer, Chat
 from engine.services import MemoryCalls
+from engine.testing import FakeChat
 
 T = TypeVar("T")
 EVERYTHING = frozenset({"banned", "grammar", "prefix", "schema", "seed"})
 
 
-class Scripted(Endpoint):
-    """Answers each call with the next reply; keeps the requests."""
-
-    def __init__(self, replies: Iterable[str | Answer], can: frozenset[str] = EVERYTHING) -> None:
-        self.replies, self.requests, self.limiter = iter(replies), list[Request](), Limiter(8)
-        self._can = can
-
-    @property
-    def identity(self) -> str:
-        return "scripted"
-
-    @property
-    def can(self) -> frozenset[Any]:
-        return self._can
-
-    async def send(self, request: Request) -> Answer:
-        self.requests.append(request)
-        reply = next(self.replies)
-        return reply if isinstance(reply, Answer) else Answer(reply)
-
-
 @pytest.fixture(scope="session")
-def scripted() -> type[Scripted]:
-    return Scripted
+def scripted() -> Callable[..., FakeChat]:
+    """A chat that says what it is told to."""
+
+    def make(replies: Iterable[str | Answer], can: frozenset[Any] = EVERYTHING) -> FakeChat:
+        return FakeChat(replies, can=can)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +30,7 @@ def attempted() -> Callable[..., Awaitable[Any]]:
     """Run a stage as the engine does: again after a refusal, what was said before replayed."""
 
     async def attempted(
-        endpoint: Scripted, call: Callable[[Chat, Context], Awaitable[T]], attempts: int = 3
+        endpoint: FakeChat, call: Callable[[Chat, Context], Awaitable[T]], attempts: int = 3
     ) -> T:
         calls = MemoryCalls()
         for attempt in range(1, attempts + 1):
