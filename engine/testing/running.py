@@ -81,10 +81,10 @@ def open_stage(
     `endless` lets it wait for more rows than it is given.
     """
     spec = stage_spec(stage)
-    given = {name: value for name, value in config.items() if name in spec.resources}
-    resources = {name: value for name, value in given.items() if value is not None}
+    _check_names(spec, config)
+    resources = {name: config[name] for name in spec.resources if config.get(name) is not None}
     _check_resources(spec, resources)
-    plain = {name: value for name, value in config.items() if name not in spec.resources}
+    plain = {name: config[name] for name in spec.config if name in config}
     own: dict[str, Any] = {
         "use": spec.name,
         "with": to_jsonable_python(plain) | {name: name for name in resources},
@@ -122,6 +122,16 @@ class _Plugin:
 
 def _key(spec: StageSpec) -> str:
     return spec.name.split(".")[1]
+
+
+def _check_names(spec: StageSpec, config: Mapping[str, Any]) -> None:
+    known = [*spec.resources, *spec.config]
+    for name in config:
+        if name not in known:
+            near = nearest(name, known, say="; did you mean {!r}?")
+            raise TypeError(
+                f"{spec.name} has no parameter {name!r}{near} (it has: {', '.join(known)})"
+            )
 
 
 def _check_resources(spec: StageSpec, given: Mapping[str, Any]) -> None:
