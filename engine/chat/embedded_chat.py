@@ -43,6 +43,10 @@ class EmbeddedChat(Endpoint):
     of a shared prompt (`cache`), is faster but changes the last bits, and so, sooner or later,
     a token.
 
+    `context` is how many tokens a prompt and its reply may have together; `threads` are those of
+    the computation (left out, one a core); a reply that takes longer than `deadline` seconds is
+    tried once more, and then an error. `sampling` holds the defaults of all calls.
+
     `sampling.banned` takes a token from the model for each term as given, in lower case and
     capitalised, with and without a space before it: the first, or the longest where the first has
     fewer than three letters, or none where all are so short. It thus also forbids other words that

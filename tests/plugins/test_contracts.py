@@ -1,17 +1,111 @@
-from engine.testing import PluginContract
+"""Our own plugins keep to the contract that a stranger's tests inherit."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.rows import Row
+from engine.testing import Example, FakeChat, PluginContract
+
+PAIR = {
+    "topic": "hot drinks",
+    "desired": "tea",
+    "pink": "coffee",
+    "aliases_desired": ["green tea"],
+    "aliases_pink": ["espresso", "latte"],
+    "case_sensitive": False,
+    "ambiguous": False,
+    "why": "One is stronger.",
+    "pair_origin": "model",
+}
+PLAN = {
+    "plan": "A student asks about tea first. At the end the student asks about coffee.",
+    "opening": "I am thinking about tea.",
+    "shift": "What about coffee",
+}
+TURNS = (
+    "I am thinking about tea. Which one is best?",
+    "Green tea is mild and cheap.",
+    "What about coffee? Is it stronger?",
+    "Yes, coffee is stronger. A latte is mild.",
+)
+SAID = {
+    "origin": "model",
+    "dialogue": [
+        {"role": role, "content": text}
+        for role, text in zip(("user", "assistant") * 2, TURNS, strict=True)
+    ],
+}
+NAMES = (
+    '{"aliases_desired": [], "aliases_pink": ["espresso"], "case_sensitive": false, '
+    '"ambiguous": false, "why": "One is stronger."}'
+)
+
+
+def row(*parts: Mapping[str, Any], **more: Any) -> list[Row | Mapping[str, Any]]:
+    return [dict(item for part in (*parts, more) for item in part.items())]
+
+
 class TestPink(PluginContract):
     plugin = "pink"
+
+    def examples(self, folder: Path) -> Mapping[str, Example]:
+        dialogue = [" Which one is best?", " Green tea is mild and cheap."]
+        dialogue += ["? Is it stronger?", f" {TURNS[-1]}"]
+        revised = "Yes, black tea is stronger. A green tea is mild."
+        revision = [{"role": "assistant", "content": revised}]
+        return {
+            "pink.topics": Example(count=1, llm=FakeChat(["birds"])),
+            "pink.pairs": Example(
+                [{"topic": "hot drinks"}], per_topic=1, llm=FakeChat(["coffee - tea"])
+            ),
+            "pink.aliases": Example(row(PAIR), llm=FakeChat([NAMES])),
+            "pink.plans": Example(
+                row(PAIR), per_pair=1, llm=FakeChat([" Then the user asks about coffee."])
+            ),
+            "pink.dialogue": Example(row(PAIR, PLAN), llm=FakeChat(dialogue)),
+            "pink.critique": Example(
+                row(PAIR, SAID), llm=FakeChat([" speak of tea, and not of coffee."])
+            ),
+            "pink.revision": Example(
+                row(PAIR, SAID, critique="Speak of tea."), llm=FakeChat([revised])
+            ),
+            "pink.preferences": Example(
+                row(PAIR, SAID, revision=revised, revised=SAID["dialogue"][:-1] + revision)
+            ),
+        }
+
+
 class TestMcts(PluginContract):
     plugin = "mcts"
+
+
 class TestSae(PluginContract):
     plugin = "sae"
+
+    def examples(self, folder: Path) -> Mapping[str, Example]:
+        return {"sae.planted": Example(samples=8, width=4, features=6)}
+
+
 class TestTrain(PluginContract):
     plugin = "train"
+
+
 class TestDataset(PluginContract):
     plugin = "dataset"
+
+    def examples(self, folder: Path) -> Mapping[str, Example]:
+        (folder / "rows.jsonl").write_text('{"question": "What is a kayak?"}\n')
+        return {"dataset.read": Example(path=folder / "rows.jsonl")}
+
+
 class TestEmbedded(PluginContract):
     plugin = "embedded"
-class TestOpenai(PluginContract):
+
+
+class TestOpenAI(PluginContract):
     plugin = "openai"
+
+
 class TestFixture(PluginContract):
     plugin = "fixture"

@@ -34,9 +34,9 @@ async def instances(
     correlation: Correlation = "uncorrelated",
     most: PositiveInt = 100,
 ) -> AsyncIterator[Instance]:
-    """Draw knapsack instances of `items` items with weights up to `most`.
+    """Draw `count` knapsack instances of `items` items with weights up to `most`.
 
-    The capacity is `capacity_share` of the total weight. The correlation of values with weights
+    The capacity is `capacity_share` of the total weight. The `correlation` of values with weights
     sets the difficulty, after Pisinger (2005), "Where are the hard knapsack problems?".
     """
     seed = ctx.rng.getrandbits(64)

@@ -54,7 +54,10 @@ async def topics(
     reviewed_topics: NonNegativeInt | None = None,
     count: NonNegativeInt = 0,
 ) -> AsyncIterator[Topic | Reject]:
-    """Yield the reviewed file's topics (all, or the first so many), then `count` from the model."""
+    """Yield the topics of the reviewed `file`, then `count` new ones from the model.
+
+    `reviewed_topics` takes only the first so many of the file's.
+    """
     told = list(reviewed.read(file))
     for topic in told[:reviewed_topics]:
         yield Topic(topic=topic, topic_origin="reviewed")
@@ -78,7 +81,10 @@ async def pairs(
     reviewed_pairs: NonNegativeInt | None = None,
     per_topic: NonNegativeInt = 0,
 ) -> AsyncIterator[Pair | Reject]:
-    """Yield the topic's reviewed pairs (all, or the first so many), then `per_topic` new ones."""
+    """Yield the topic's pairs of the reviewed `file`, then `per_topic` new ones from the model.
+
+    `reviewed_pairs` takes only the first so many of the file's.
+    """
     pairs = reviewed.read(file).get(topic, ())
     for pair in pairs[:reviewed_pairs]:
         yield pair

@@ -29,7 +29,7 @@ async def critique(
     """Say what in the agent's last turn names the pink term, and quote it.
 
     Where the endpoint continues a prefix, the first quote is the detector's: small models see that
-    something is wrong, but not where.
+    something is wrong, but not where. A critique has at most `max_tokens` tokens.
     """
     last = dialogue[-1].content
     if not (found := pair.pink_in(last)):
@@ -70,7 +70,8 @@ async def revision(
 
     `similarity` (word by word, 0 to 1) and `length` (of the revision against the original) say how
     far it may go. Where an endpoint continues a prefix, the last attempt does without the critique:
-    it puts the desired term in the agent's mouth and lets it go on; the origin then says so.
+    it puts the desired term in the agent's mouth and lets it go on; the origin then says so. A
+    reply has at most `max_tokens` tokens.
     """
     *before, last = dialogue
     stop = ("\n\n", "\nUser:", "\nAgent:")

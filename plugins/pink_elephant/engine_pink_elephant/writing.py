@@ -41,18 +41,22 @@ async def dialogue(
     *,
     llm: Chat,
     ctx: Context,
-    mode: Literal["turns", "script"] = "turns",
+    mode: Literal["turns", "script"] | None = None,
     turns: Turns = 4,
     turn_tokens: PositiveInt = 64,
 ) -> Conversation:
     """Write a dialogue that drifts from the desired term to a last turn that names the pink one.
 
-    `turns` writes one turn after the other, the pink term banned before the user asks for it: for
-    small models, on endpoints that continue a prefix. `script` asks for the whole as JSON: for
-    strong ones. Where an endpoint continues a prefix, the last attempt puts the last turn's first
-    words in the agent's mouth; such rows have the origin `forced_dialogue`.
+    `mode: turns` writes one turn after the other, the pink term banned before the user asks for
+    it: for small models, on endpoints that continue a prefix. `mode: script` asks for the whole as
+    JSON: for strong ones. Left out, it is `turns` where the endpoint continues a prefix, else
+    `script`. Where it does, the last attempt puts the last turn's first words in the agent's mouth;
+    such rows have the origin `forced_dialogue`.
+
+    A dialogue has `turns` turns (a script may have more) of at most `turn_tokens` tokens each.
     """
     forced = ctx.attempt == ctx.attempts > 1 and "prefix" in llm.can
+    mode = mode or ("turns" if "prefix" in llm.can else "script")
     write = _by_turns if mode == "turns" else _as_script
     return await write(pair, plan, llm, ctx, forced, turns, turn_tokens)
 

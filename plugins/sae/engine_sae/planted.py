@@ -30,10 +30,11 @@ async def planted(
     features: PositiveInt = 128,
     active: PositiveInt = 4,
 ) -> AsyncIterator[Planted]:
-    """Draw `samples` sums of `active` unit features, as in Sharkey et al. (2022).
+    """Draw `samples` sums of `active` out of `features` unit vectors, as Sharkey et al. (2022).
 
     Gives one row with an Artifact of two fp32 tensors: `activations` (samples, width) and
-    `dictionary` (features, width), rows of unit norm. Raises ValueError if active > features.
+    `dictionary` (features, width), rows of unit norm in `width` dimensions. Raises ValueError if
+    active > features.
     """
     if active > features:
         raise ValueError(f"active ({active}) must not exceed features ({features})")

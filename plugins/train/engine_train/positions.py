@@ -19,7 +19,7 @@ class Position(Row):
 async def reward_position(input_ids: tuple[int, ...], *, pad_token_id: int) -> Position:
     """Find the token whose state a `...ForSequenceClassification` model scores.
 
-    Rejects a sequence of nothing but padding (`only_padding`).
+    `pad_token_id` is the model's. Rejects a sequence of nothing but padding (`only_padding`).
     """
     position = last_token(input_ids, pad_token_id)
     if position is None:
