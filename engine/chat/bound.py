@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from engine.chat.limiter import Limiter
 from engine.chat.protocol import Answer, Chat, Feature, Reply, Request, Sampling, closed, need
-from engine.errors import ChatError
+from engine.errors import ChatError, ResourceError
 from engine.keys import canonical, digest
 from engine.rows import Message, Row
 from engine.stages import Context
@@ -45,7 +45,8 @@ class Endpoint(Chat, abc.ABC):
     async def send(self, request: Request) -> Answer:
         """Return the answer to one request, which holds no lone surrogates.
 
-        Raises ChatError, `retryable` where trying again may help.
+        Raises ChatError, `retryable` where trying again may help, and ResourceError where no call
+        can succeed (a wrong key, say): it ends the run.
         """
 
     async def __aenter__(self) -> Self:
@@ -263,7 +264,7 @@ class Bound(Chat):
 
         try:
             return await self._endpoint.limiter.run(attempt, self._ctx)
-        except ChatError:
+        except (ChatError, ResourceError):
             raise
         except Exception as error:
             raise ChatError(f"{self.identity}: {type(error).__name__}: {error}") from error

@@ -23,7 +23,7 @@ from engine.chat.protocol import Answer, Request, TokenLogprob
 from engine.errors import ChatError, ResourceError
 from engine.services import Usage
 
-__all__ = ["Call", "Llama", "default_threads"]
+__all__ = ["Call", "Llama", "default_threads", "key_token", "spellings"]
 
 CLOSING = 10.0
 """Seconds that closing waits for calls that were told to stop: a batch of prompt ends in less."""
@@ -94,8 +94,8 @@ class Llama:
     def banned(self, term: str) -> frozenset[int]:
         """Return the tokens whose absence keeps `term` out; see `EmbeddedChat`."""
         if term not in self._banned:
-            words = {term.strip(), term.strip().lower(), term.strip().capitalize()} - {""}
-            keys = {_key_token(self.tokens(lead + w)) for w in words for lead in ("", " ")}
+            texts = [lead + word for word in spellings(term) for lead in ("", " ")]
+            keys = {key_token(self.tokens(text)) for text in texts}
             self._banned[term] = frozenset(key for key in keys if key is not None)
         return self._banned[term]
 
@@ -175,7 +175,12 @@ class Call:
         return body
 
 
-def _key_token(tokens: Sequence[tuple[int, str]]) -> int | None:
+def spellings(term: str) -> set[str]:
+    """Return a banned term as given, in lower case and capitalised."""
+    return {term.strip(), term.strip().lower(), term.strip().capitalize()} - {""}
+
+
+def key_token(tokens: Sequence[tuple[int, str]]) -> int | None:
     """Return the token that stands for a word: its first, its longest, or none if all are short.
 
     Fewer than three letters stand for nothing: without `te`, half the language is gone.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from importlib import import_module
@@ -21,7 +20,9 @@ from pydantic import PositiveFloat, PositiveInt
 
 from engine.chat.bound import Endpoint
 from engine.chat.limiter import Limiter
+from engine.chat.llama import key_token, spellings
 from engine.chat.protocol import Answer, Feature, Request, Sampling, TokenLogprob
+from engine.chat.servers import SERVERS, ServerName, is_loopback, response_format
 from engine.errors import ChatError, ResourceError
 from engine.hookspecs import hookimpl
 from engine.resources import resource
@@ -32,16 +33,23 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIChat"]
 
+LARGEST = 64 * 2**20
+"""Bytes of a reply beyond which it is none: with 20 log-probabilities a token has two thousand."""
+
 
 @resource("openai.chat")
 class OpenAIChat(Endpoint):
-    """A model behind an OpenAI-compatible server: OpenAI, vLLM, llama.cpp, TGI, Ollama, ...
+    """A model behind an OpenAI-compatible server: OpenAI, vLLM, llama.cpp, Ollama, ...
 
     The key comes from the environment only (`api_key_env`); a server on the loopback needs none.
-    `features` says what the server has beyond plain completion: `grammar`, `prefix` and `banned`
-    are sent as vLLM and llama.cpp read them. At most `slots` calls run at once, fewer while the
-    server is overloaded, within `rpm` requests and `tpm` tokens a minute; `timeout` bounds each
-    try as a whole. `prices` are per million new, cached and generated tokens.
+    `server` says what kind it is, and with it what it can and how it is asked for what OpenAI does
+    not have; left out, it is `openai` without a `base_url`, `other` with one. `features` takes the
+    place of what that kind can. At most `slots` calls run at once, fewer while the server is
+    overloaded, within `rpm` requests and `tpm` tokens a minute; `timeout` bounds each try as a
+    whole. `prices` are per million new, cached and generated tokens.
+
+    A key that is refused, a model or URL that is not found and a quota that is used up end the run:
+    they concern every row.
     """
 
     def __init__(
@@ -50,7 +58,8 @@ class OpenAIChat(Endpoint):
         model: str,
         base_url: str | None = None,
         api_key_env: str = "OPENAI_API_KEY",
-        features: tuple[Feature, ...] = ("schema", "seed", "logprobs"),
+        server: ServerName | None = None,
+        features: tuple[Feature, ...] | None = None,
         slots: PositiveInt = 8,
         rpm: PositiveFloat | None = None,
         tpm: PositiveFloat | None = None,
@@ -61,9 +70,14 @@ class OpenAIChat(Endpoint):
         self.sampling, self.limiter = sampling, Limiter(slots, rpm=rpm, tpm=tpm)
         self.name = model
         self._model, self._base_url, self._key_env = model, base_url, api_key_env
-        self._features, self._timeout, self._prices = frozenset(features), timeout, prices
+        self._server = SERVERS[server or ("other" if base_url else "openai")]
+        self._features = frozenset(self._server.features if features is None else features)
+        self._server.check(sorted(self._features), sampling.model_dump())
+        self._timeout, self._prices = timeout, prices
+        self._host = _host(base_url)
         self._client: openai.AsyncOpenAI | None = None
-        self._key = ""
+        self._banned: dict[str, frozenset[int]] = {}
+        self._key = self._found_key()
 
     @property
     def identity(self) -> str:
@@ -73,17 +87,22 @@ class OpenAIChat(Endpoint):
 
     @property
     def can(self) -> frozenset[Feature]:
-        """The features that the configuration claims for the server."""
+        """The features of the kind of server, or those that the configuration claims for it."""
         return self._features
+
+    def _found_key(self) -> str:
+        """Return the key, or "" on the loopback. Raises ResourceError where one is missing."""
+        key = os.environ.get(self._key_env, "").strip()
+        if not key and not is_loopback(self._base_url):
+            raise ResourceError(
+                f"openai.chat needs a key for {self._host}: set {self._key_env} in the "
+                "environment (only a server on the loopback needs none)"
+            )
+        return key
 
     async def __aenter__(self) -> Self:
         """Open the client. Raises ResourceError without the SDK or a key."""
-        self._key = os.environ.get(self._key_env, "")
-        if not self._key and not _is_loopback(self._base_url):
-            raise ResourceError(
-                f"openai.chat needs a key for {self._base_url or 'api.openai.com'}: "
-                f"set {self._key_env} in the environment (only a loopback server needs none)"
-            )
+        self._key = self._found_key()
         try:
             sdk = await to_thread.run_sync(import_module, "openai")  # a second of imports
         except ImportError as error:
@@ -92,7 +111,7 @@ class OpenAIChat(Endpoint):
             ) from error
         self._client = sdk.AsyncOpenAI(
             api_key=self._key or "none",
-            base_url=self._base_url,
+            base_url=self._base_url or "https://api.openai.com/v1",  # whatever OPENAI_BASE_URL says
             timeout=self._timeout,
             max_retries=0,  # our limiter retries, so that each try is counted
         )
@@ -116,95 +135,126 @@ class OpenAIChat(Endpoint):
             raise ChatError("openai.chat is not open: use it in a run, or in `async with`")
         import openai
 
-        body = self._body(request)
         try:
             with anyio.fail_after(self._timeout):  # the SDK's own timeout is per read
-                # Raw, because the SDK builds its models without checking what it was sent.
-                reply = await self._client.chat.completions.with_raw_response.create(**body)
+                body = await self._body(self._client, request)
+                # Raw, because the SDK builds its models without checking what it was sent; and in
+                # pieces, because a server that went mad must not fill the memory.
+                create = self._client.chat.completions.with_streaming_response.create
+                async with create(**body) as reply:
+                    data = await self._read(reply.iter_bytes())
         except (openai.APITimeoutError, TimeoutError):
             raise ChatError(f"no reply within {self._timeout:g} s", retryable=True) from None
         except openai.APIStatusError as error:
             raise self._refusal(error) from None  # the SDK's error may repeat the key
         except openai.APIConnectionError as error:
-            raise ChatError(
-                self._safe(f"connection: {error.__cause__ or error}"), retryable=True
-            ) from None
+            raise self._broken(error.__cause__ or error) from None
         try:
-            answer = self._answer(json.loads(reply.content))
+            answer = self._answer(json.loads(data))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            start = self._safe(reply.content[:80].decode("utf-8", "replace"))
+            start = self._safe(data[:2000].decode("utf-8", "replace"), 80)
             raise ChatError(f"not a chat completion: {start!r}", retryable=True) from error
-        # llama.cpp's server repeats the prefix in its reply, vLLM does not.
-        return replace(answer, text=answer.text.removeprefix(request.prefix))
+        if self._server.repeats:
+            answer = replace(answer, text=answer.text.removeprefix(request.prefix))
+        return answer
 
-    def _body(self, request: Request) -> dict[str, Any]:
-        sampling = request.sampling
-        # Every server reads its own names here and ignores the others', except OpenAI's.
-        extra: dict[str, Any] = {
-            "top_k": sampling.top_k,
-            "min_p": sampling.min_p,
-            "repetition_penalty": sampling.repeat_penalty,  # vLLM
-            "repeat_penalty": sampling.repeat_penalty,  # llama.cpp
-        }
+    async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
+        data = bytearray()
+        try:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > LARGEST:
+                    raise ChatError(f"the reply is longer than {LARGEST >> 20} MiB")
+        except ChatError:
+            raise
+        except Exception as error:  # the transport's own, another in each major version of the SDK
+            raise self._broken(error) from None
+        return bytes(data)
+
+    def _broken(self, error: BaseException) -> ChatError:
+        said = str(error) or type(error).__name__
+        return ChatError(self._safe(f"connection to {self._host}: {said}"), retryable=True)
+
+    async def _body(self, client: openai.AsyncOpenAI, request: Request) -> dict[str, Any]:
+        sampling, server = request.sampling, self._server
+        if "banned" not in self._features and sampling.banned:
+            sampling = sampling.model_copy(update={"banned": ()})
+            request = replace(request, sampling=sampling)
+        tokens: set[int] = set()
+        if server.name == "llama.cpp":
+            for term in sampling.banned:
+                tokens |= await self._banned_tokens(client, term)
         messages = [{"role": m.role, "content": str(m.content)} for m in request.messages]
         if request.prefix:
             messages.append({"role": "assistant", "content": str(request.prefix)})
-            extra |= {"continue_final_message": True, "add_generation_prompt": False}
-        if request.grammar is not None:
-            extra |= {
-                "grammar": request.grammar,  # llama.cpp
-                "guided_grammar": request.grammar,  # vLLM before 0.12
-                "structured_outputs": {"grammar": request.grammar},  # vLLM
-            }
-        if sampling.banned and "banned" in self._features:
-            extra["bad_words"] = list(sampling.banned)  # vLLM
-        limit = "max_tokens" if self._base_url else "max_completion_tokens"
         body = {
             "model": self._model,
             "messages": messages,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            limit: sampling.max_tokens,
+            server.limit: sampling.max_tokens,
             "stop": list(sampling.stop) or None,
             "seed": sampling.seed if "seed" in self._features else None,
-            "response_format": _response_format(request.schema) if request.schema else None,
+            "response_format": response_format(request.schema) if request.schema else None,
             "logprobs": True if request.top_logprobs else None,
             "top_logprobs": request.top_logprobs or None,
-            "extra_body": {k: v for k, v in extra.items() if v is not None} or None,
+            "extra_body": server.extra(request, sorted(tokens)) or None,
         }
         return {name: value for name, value in body.items() if value is not None}
+
+    async def _banned_tokens(self, client: openai.AsyncOpenAI, term: str) -> frozenset[int]:
+        """Return the tokens that stand for a term: llama.cpp's server bans tokens, not words."""
+        if term not in self._banned:
+            root = str(client.base_url).rstrip("/").removesuffix("/v1")
+            keys = set()
+            for text in (lead + word for word in spellings(term) for lead in ("", " ")):
+                asked = {"content": text, "add_special": False, "with_pieces": True}
+                found: Any = await client.post(f"{root}/tokenize", body=asked, cast_to=object)
+                tokens = [(t["id"], t["piece"]) for t in found["tokens"]]
+                keys.add(key_token([(i, p if isinstance(p, str) else "") for i, p in tokens]))
+            self._banned[term] = frozenset(key for key in keys if key is not None)
+        return self._banned[term]
 
     def _answer(self, found: Mapping[str, Any]) -> Answer:
         choice, usage = found["choices"][0], found.get("usage") or {}
         message = choice["message"]
         refusal = message.get("refusal")
+        # A reply that only calls tools may come without content; any other must have it.
+        content = message.get("content") if message.get("tool_calls") else message["content"]
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        new, out = usage.get("prompt_tokens", 0) - cached, usage.get("completion_tokens", 0)
+        new = (usage.get("prompt_tokens") or 0) - cached
+        out = usage.get("completion_tokens") or 0
         cost = sum(
             price * tokens / 1e6
             for price, tokens in zip(self._prices or (), (new, cached, out), strict=False)
         )
         return Answer(
-            str(refusal or message["content"] or ""),
+            str(refusal or content or ""),
             "refusal" if refusal else str(choice.get("finish_reason") or "stop"),
             Usage(new, cached, out, cost),
             tuple(_logprobs(choice)),
         )
 
-    def _refusal(self, error: openai.APIStatusError) -> ChatError:
-        status, code = error.status_code, error.code
+    def _refusal(self, error: openai.APIStatusError) -> ChatError | ResourceError:
+        status, spent = error.status_code, error.code == "insufficient_quota"
         said = f"{status}: {self._safe(error.message)}"
-        passing = status in (408, 409, 429) or status >= 500
-        if passing and code != "insufficient_quota":  # a 429 that no waiting cures
+        if status in (401, 404) or spent:  # as it is for this row, so for every row
+            hint = {
+                401: f"is the key in {self._key_env} right",
+                404: "are model and base_url right",
+            }
+            asked = hint.get(status, "is there credit left")
+            return ResourceError(f"{self._model} at {self._host}: {said} ({asked}?)")
+        if status in (408, 409, 429) or status >= 500:
             wait = retry_after(error.response.headers)
             return ChatError(said, retryable=True, retry_after=wait)
         return ChatError(said)
 
-    def _safe(self, text: str) -> str:
+    def _safe(self, text: str, longest: int = 500) -> str:
         """Return what a server said in one line, without keys."""
         if self._key:
             text = text.replace(self._key, "***")
-        return " ".join(re.sub(r"\bsk-[\w*.-]+", "***", text).split())[:500]
+        return " ".join(re.sub(r"\bsk-[\w*.-]+", "***", text).split())[:longest]
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -236,35 +286,25 @@ def _timestamp(text: str | None) -> float | None:
         return None
 
 
-def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
-    name = re.sub(r"\W", "_", str(schema.get("title", "reply")), flags=re.ASCII)[:64]
-    inner = {"name": name, "schema": schema, "strict": _is_strict(schema)}
-    return {"type": "json_schema", "json_schema": inner}
-
-
-def _is_strict(schema: Any) -> bool:
-    """Return whether OpenAI's strict mode takes the schema: all properties are required."""
-    if isinstance(schema, list):
-        return all(map(_is_strict, schema))
-    if not isinstance(schema, Mapping):
-        return True
-    named = schema.get("properties")
-    optional = isinstance(named, Mapping) and set(named) != set(schema.get("required", ()))
-    return not optional and all(map(_is_strict, schema.values()))
-
-
 def _logprobs(choice: Mapping[str, Any]) -> Iterator[TokenLogprob]:
     for token in (choice.get("logprobs") or {}).get("content") or ():
         top = {t["token"]: float(t["logprob"]) for t in token.get("top_logprobs") or ()}
         yield TokenLogprob(token["token"], float(token["logprob"]), top)
 
 
-def _is_loopback(base_url: str | None) -> bool:
-    host = urlsplit(base_url or "").hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _host(base_url: str | None) -> str:
+    """Return the host of a URL, which is all that messages say of it. Raises ValueError."""
+    if base_url is None:
+        return "api.openai.com"
+    url = urlsplit(base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("base_url: write it like http://localhost:8000/v1")
+    if url.username or url.password or url.query:
+        raise ValueError(
+            "base_url: no user, password or query, please: a key comes from the environment "
+            "variable that `api_key_env` names"
+        )
+    return url.netloc
 
 
 @hookimpl

@@ -105,7 +105,7 @@ def test_threads_of_small_and_of_busy_machines(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_token_that_stands_for_a_word() -> None:
     def chosen(*pieces: str) -> int | None:
-        return llama._key_token(list(enumerate(pieces)))
+        return llama.key_token(list(enumerate(pieces)))
 
     assert chosen(" tea") == 0
     assert chosen("é") == 0

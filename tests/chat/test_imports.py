@@ -17,7 +17,8 @@ HEAVY = {"openai", "xllamacpp", "torch", "httpx2", "huggingface_hub", "tenacity"
         "import engine.chat.embedded_chat",
         "import engine.chat.fixture_chat",
         "import engine.chat.openai_chat",
-        "from engine.chat.openai_chat import OpenAIChat as C; C(model='m').identity",
+        "from engine.chat.openai_chat import OpenAIChat as C; "
+        "C(model='m', base_url='http://localhost/v1').identity",
         "from engine.chat.embedded_chat import EmbeddedChat as C; C()",
     ],
 )

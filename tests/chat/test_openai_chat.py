@@ -18,6 +18,7 @@ from engine.text import Text
 
 pytestmark = pytest.mark.anyio
 KEY = "sk-secret-4711"
+NOWHERE = "http://localhost:1/v1"
 
 
 def reply(status: int, body: str | bytes, *, cut: int = 0, **headers: str) -> bytes:
@@ -146,9 +147,8 @@ async def test_what_may_pass_is_tried_again_until_it_is_good() -> None:
         (reply(429, '{"error": {"message": "slow"}}', retry_after="7"), "429: .*slow", True),
         (reply(503, "busy"), "503", True),
         (reply(408, "{}"), "408", True),
-        (reply(429, '{"error": {"code": "insufficient_quota"}}'), "429", False),
         (reply(400, '{"error": {"message": "no such\\nmodel"}}'), "400: .*no such", False),
-        (reply(404, "gone"), "404", False),
+        (reply(403, "no"), "403", False),
         (reply(200, completion("cut"), cut=1), "connection", True),
         (reply(200, "{"), "not a chat completion: '{'", True),
         (reply(200, '{"choices": []}'), "not a chat completion", True),
@@ -167,6 +167,23 @@ async def test_errors(response: bytes, says: str, retryable: bool) -> None:
         assert error.retry_after == 7
 
 
+@pytest.mark.parametrize(
+    ("response", "says"),
+    [
+        (reply(401, '{"error": {"message": "bad key"}}'), "401: .*bad key.*OPENAI_API_KEY"),
+        (reply(404, '{"error": {"message": "no model m"}}'), "404: .*no model m.*base_url"),
+        (reply(429, '{"error": {"code": "insufficient_quota"}}'), "429: .*credit"),
+    ],
+)
+async def test_what_concerns_every_row_is_no_rows_error(response: bytes, says: str) -> None:
+    async with serving(response) as server:
+        async with OpenAIChat(model="m", base_url=server.base_url) as chat:
+            with pytest.raises(ResourceError, match=says) as caught:
+                await chat.complete(ask())
+    assert "m at 127.0.0.1:" in str(caught.value)
+    assert len(server.requests) == 1
+
+
 async def test_a_server_that_hangs_is_left() -> None:
     error = await refused(timeout=0.05)
     assert error.retryable
@@ -182,12 +199,22 @@ async def test_no_server_at_all() -> None:
     assert caught.value.retryable
 
 
-async def test_errors_never_repeat_the_key() -> None:
-    body = json.dumps({"error": {"message": f"bad key {KEY}, or sk-other-1"}})
-    error = await refused(reply(401, body))
-    assert "bad key ***" in str(error)
-    assert "sk-" not in str(error)
-    assert error.__cause__ is None
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+@pytest.mark.parametrize("key", [KEY, "0123456789abcdef"])
+async def test_errors_never_repeat_the_key(
+    status: int, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    # At any place: what is cut off must not leave half a key.
+    for before in (0, 60, 470):
+        body = json.dumps({"error": {"message": f"{'x' * before} {key}, or sk-other-1"}})
+        async with serving(reply(status, body)) as server:
+            async with OpenAIChat(model="m", base_url=server.base_url) as chat:
+                with pytest.raises((ChatError, ResourceError)) as caught:
+                    await chat.send(request())
+        assert key[:8] not in str(caught.value)
+        assert "sk-" not in str(caught.value)
+        assert caught.value.__cause__ is None or key[:8] not in repr(caught.value.__cause__)
 
 
 def test_retry_after_in_all_its_forms() -> None:
@@ -205,51 +232,147 @@ def test_retry_after_in_all_its_forms() -> None:
     assert retry_after({"retry-after": "inf"}) == 0
 
 
-async def test_what_is_sent() -> None:
-    class Pair(BaseModel):
-        a: str
-        b: str
+class Pair(BaseModel):
+    a: str
+    b: str
 
-    features = ("schema", "seed", "logprobs", "grammar", "prefix", "banned")
-    sampling = Sampling(
-        temperature=0.5,
-        top_p=0.9,
-        top_k=5,
-        min_p=0.1,
-        max_tokens=7,
-        stop=("x",),
-        repeat_penalty=1.1,
-        seed=3,
-        banned=("cello",),
-    )
+
+EVERYTHING = Sampling(
+    temperature=0.5,
+    top_p=0.9,
+    top_k=5,
+    min_p=0.1,
+    max_tokens=7,
+    stop=("x",),
+    repeat_penalty=1.1,
+    seed=3,
+    banned=("cello",),
+)
+PLAIN = {"temperature": 0.5, "top_p": 0.9, "stop": ["x"], "seed": 3}
+
+
+async def test_what_openai_is_sent() -> None:
+    sampling = EVERYTHING.model_copy(update=dict.fromkeys(("top_k", "min_p", "repeat_penalty")))
     body = await sent(
-        OpenAIChat(model="m", features=features),
-        prefix="So",
+        OpenAIChat(model="m"),
         sampling=sampling,
-        schema=Pair.model_json_schema(),
-        grammar="root ::= [a]",
+        schema=Pair.model_json_schema() | {"additionalProperties": False},
         top_logprobs=2,
     )
-    assert body["messages"][-1] == {"role": "assistant", "content": "So"}
-    assert body["continue_final_message"] is True
-    assert body["add_generation_prompt"] is False
-    assert body["grammar"] == body["structured_outputs"]["grammar"] == "root ::= [a]"
-    assert body["response_format"]["json_schema"]["name"] == "Pair"
-    assert body["response_format"]["json_schema"]["strict"] is True
-    plain = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "max_tokens": 7}
-    plain |= {"stop": ["x"], "seed": 3, "logprobs": True, "top_logprobs": 2}
-    assert {name: body[name] for name in plain} == plain
-    assert body["bad_words"] == ["cello"]
-    assert body["repeat_penalty"] == 1.1
+    schema = body.pop("response_format")
+    assert schema["json_schema"]["name"] == "Pair"
+    assert schema["json_schema"]["strict"] is True
+    assert body.pop("messages") == [{"role": "user", "content": "hi"}]
+    said = {"model": "m", "max_completion_tokens": 7, "logprobs": True, "top_logprobs": 2}
+    assert body == PLAIN | said  # it cannot ban strings, so nothing is said of them
 
 
-async def test_a_prefix_is_not_repeated_whether_the_server_does_or_not() -> None:
+async def test_what_vllm_is_sent() -> None:
+    body = await sent(
+        OpenAIChat(model="m", server="vllm"),
+        prefix="So",
+        sampling=EVERYTHING,
+        grammar="root ::= [a]",
+    )
+    assert body.pop("messages")[-1] == {"role": "assistant", "content": "So"}
+    settings = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "max_tokens": 7}
+    prefix = {"continue_final_message": True, "add_generation_prompt": False}
+    grammar = {"structured_outputs": {"grammar": "root ::= [a]"}, "guided_grammar": "root ::= [a]"}
+    banned = {"bad_words": ["Cello", "cello"]}
+    assert body == {"model": "m"} | PLAIN | settings | prefix | grammar | banned
+
+
+async def test_what_llama_cpp_is_sent() -> None:
+    def tokens(*pieces: str) -> bytes:
+        return reply(200, json.dumps({"tokens": [{"id": len(p), "piece": p} for p in pieces]}))
+
+    responses = [tokens(*pieces) for pieces in (("c", "ello"), (" cello",)) * 2]
+    async with serving(*responses, GOOD, GOOD) as server:
+        chat = OpenAIChat(model="m", server="llama.cpp", base_url=server.base_url)
+        async with chat:
+            for _ in range(2):
+                asked = request(prefix="So", sampling=EVERYTHING, grammar="root ::= [a]")
+                assert (await chat.send(asked)).text == "hello"
+    *_, body = [body for _, body in server.requests]
+    assert len(server.requests) == 4 + 2  # what stands for a term is asked once
+    assert body.pop("messages")[-1] == {"role": "assistant", "content": "So"}
+    settings = {"top_k": 5, "min_p": 0.1, "repeat_penalty": 1.1, "max_tokens": 7}
+    banned = {"logit_bias": [[4, False], [6, False]]}
+    assert body == {"model": "m", "grammar": "root ::= [a]"} | PLAIN | settings | banned
+
+
+async def test_llama_cpp_cannot_hold_a_schema_to_what_follows_a_prefix() -> None:
+    async with OpenAIChat(model="m", server="llama.cpp", base_url=NOWHERE) as chat:
+        with pytest.raises(ChatError, match="a schema or a prefix"):
+            await chat.send(request(prefix="So", schema=Pair.model_json_schema()))
+
+
+async def test_a_setting_that_a_server_lacks_is_no_silence() -> None:
+    async with OpenAIChat(model="m", server="openai", base_url=NOWHERE) as chat:
+        with pytest.raises(ChatError, match="openai has no min_p"):
+            await chat.send(request(sampling=Sampling(min_p=0.1)))
+    with pytest.raises(ValueError, match="ollama has no top_k: leave it out of `sampling`"):
+        OpenAIChat(model="m", server="ollama", sampling=Sampling(top_k=3))
+    with pytest.raises(ValueError, match="how a server of the kind other is asked for grammar"):
+        OpenAIChat(model="m", base_url=NOWHERE, features=("grammar",))
+
+
+@pytest.mark.parametrize(
+    ("server", "features"),
+    [
+        ("llama.cpp", {"banned", "grammar", "logprobs", "prefix", "schema", "seed"}),
+        ("vllm", {"banned", "grammar", "logprobs", "prefix", "schema", "seed"}),
+        ("ollama", {"logprobs", "schema", "seed"}),
+        ("openai", {"logprobs", "schema", "seed"}),
+        (None, {"logprobs", "schema", "seed"}),
+    ],
+)
+async def test_a_kind_of_server_says_what_it_can(server: Any, features: set[str]) -> None:
+    assert OpenAIChat(model="m", server=server).can == features
+    assert OpenAIChat(model="m", server=server, features=("prefix",)).can == {"prefix"}
+
+
+async def test_left_out_it_is_openai_or_any_other() -> None:
+    short = Sampling(max_tokens=3)
+    assert "max_completion_tokens" in await sent(OpenAIChat(model="m"), sampling=short)
+    chat = OpenAIChat(model="m", base_url=NOWHERE, sampling=Sampling(top_k=3))
+    body = await sent(chat, sampling=Sampling(max_tokens=3, top_k=3))
+    assert (body["max_tokens"], body["top_k"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        ({"type": "string"}, True),
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"]}, False),
+        ({"type": "array", "items": {"type": "string", "maxLength": 3}}, False),
+        ({"type": "object", "additionalProperties": {"type": "string"}}, False),
+        ({"$defs": {"maxLength": {"type": "string"}}, "$ref": "#/$defs/maxLength"}, False),
+        ({"anyOf": [{"type": "null"}, {"type": "string", "maxLength": 3}]}, False),
+        ({"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a"}], "$defs": {"a": {}}}, True),
+    ],
+)
+async def test_strict_is_said_where_openai_takes_it(schema: Any, strict: bool) -> None:
+    body = await sent(OpenAIChat(model="m"), schema=schema)
+    assert body["response_format"]["json_schema"]["strict"] is strict
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "other"])
+async def test_a_prefix_is_not_repeated_whether_the_server_does_or_not(kind: Any) -> None:
     responses = [reply(200, completion(text)) for text in ("So be it.", " be it.")]
     async with serving(*responses) as server:
-        async with OpenAIChat(model="m", base_url=server.base_url, features=("prefix",)) as chat:
+        chat = OpenAIChat(model="m", base_url=server.base_url, server=kind, features=("prefix",))
+        async with chat:
             for _ in responses:
                 (whole,) = await chat.complete(ask(), prefix="So")
                 assert whole.text == "So be it."
+
+
+async def test_vllm_repeats_no_prefix_so_its_reply_may_begin_like_it() -> None:
+    async with serving(reply(200, completion("ha, so!"))) as server:
+        async with OpenAIChat(model="m", base_url=server.base_url, server="vllm") as chat:
+            (whole,) = await chat.complete(ask(), prefix="ha")
+    assert whole.text == "haha, so!"
 
 
 async def test_a_server_without_seeds_gets_none_and_optional_fields_are_not_strict() -> None:
@@ -262,7 +385,6 @@ async def test_a_server_without_seeds_gets_none_and_optional_fields_are_not_stri
         schema=Maybe.model_json_schema(),
     )
     assert "seed" not in body
-    assert "bad_words" not in body
     assert body["response_format"]["json_schema"]["strict"] is False
 
 
@@ -280,12 +402,18 @@ async def test_replies_of_every_kind() -> None:
         reply(200, completion(None)),
         reply(200, completion("\ud800")),
         reply(200, '{"choices": [{"message": {"content": "no usage"}}]}'),
+        reply(
+            200, '{"choices": [{"message": {"tool_calls": [{}]}, "finish_reason": "tool_calls"}]}'
+        ),
+        reply(200, completion("a page"), content_type="text/html"),
     ]
     async with serving(*responses) as server:
         async with OpenAIChat(model="m", base_url=server.base_url) as chat:
             answers = [await chat.send(request()) for _ in responses]
-    assert [a.text for a in answers] == ["a", "I cannot", "", "\ud800", "no usage"]
-    assert [a.finish for a in answers] == ["length", "refusal", "stop", "stop", "stop"]
+    assert [a.text for a in answers] == [*("a", "I cannot", "", "\ud800", "no usage", "", "a page")]
+    assert [a.finish for a in answers] == [
+        *("length", "refusal", "stop", "stop", "stop", "tool_calls", "stop")
+    ]
     assert answers[0].logprobs[0].top == {"b": -2.0}
     assert answers[4].usage == Usage()
 
@@ -301,19 +429,49 @@ async def test_lone_surrogates_are_replaced_and_counted() -> None:
     assert chat.surrogates == 3
 
 
-async def test_a_key_is_needed_but_on_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_needed_but_on_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     for url in (None, "https://example.com/v1", "http://10.0.0.1/v1"):
         with pytest.raises(ResourceError, match="set OPENAI_API_KEY"):
-            async with OpenAIChat(model="m", base_url=url):
-                raise AssertionError("opened without a key")
+            OpenAIChat(model="m", base_url=url)
     for url in ("http://localhost:1/v1", "http://[::1]:1/v1", "http://127.0.0.2/v1"):
-        async with OpenAIChat(model="m", base_url=url):
-            pass
+        OpenAIChat(model="m", base_url=url)
+
+
+async def test_a_key_that_has_gone_is_missed_on_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = OpenAIChat(model="m")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ResourceError, match="set OPENAI_API_KEY"):
+        async with chat:
+            raise AssertionError("opened without a key")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000/v1", "", "ftp://x/v1", "https://me:secret@x/v1", "https://x/?key=secret"],
+)
+def test_a_url_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="base_url: ") as caught:
+        OpenAIChat(model="m", base_url=url)
+    assert "secret" not in str(caught.value)
+
+
+async def test_an_endless_reply_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.chat.openai_chat.LARGEST", 1 << 20)
+    error = await refused(reply(200, completion("x" * (2 << 20))))
+    assert str(error) == "the reply is longer than 1 MiB"
+    assert not error.retryable  # it is paid, and would be as long again
+
+
+async def test_openais_address_is_not_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    async with OpenAIChat(model="m") as chat:
+        assert chat._client is not None
+        assert chat._client.base_url.host == "api.openai.com"
 
 
 async def test_closing_closes_the_client() -> None:
-    async with OpenAIChat(model="m", base_url="http://localhost:1/v1") as chat:
+    async with OpenAIChat(model="m", base_url=NOWHERE) as chat:
         client = chat._client
         assert client is not None
         assert not client.is_closed()
