@@ -6,7 +6,16 @@ Stages import `Chat`, `Message`, `Sampling`, `Reply` and `BadReply`; a new endpo
 
 from engine.chat.bound import Bound, Endpoint
 from engine.chat.limiter import Limiter
-from engine.chat.protocol import Answer, Chat, Feature, Reply, Request, Sampling, TokenLogprob
+from engine.chat.protocol import (
+    Answer,
+    Chat,
+    Feature,
+    Reply,
+    Request,
+    Sampling,
+    TokenLogprob,
+    prompt,
+)
 from engine.errors import BadReply, ChatError
 from engine.rows import Dialogue, Message
 from engine.services import Usage
@@ -27,4 +36,5 @@ __all__ = [
     "Sampling",
     "TokenLogprob",
     "Usage",
+    "prompt",
 ]

@@ -14,9 +14,18 @@ from engine.errors import BadReply, ChatError
 from engine.resources import Resource
 from engine.rows import Message, Row
 from engine.services import Usage
-from engine.text import Text, TextError, find_json, parse_json
+from engine.text import Template, Text, TextError, find_json, parse_json
 
-__all__ = ["Answer", "Chat", "Feature", "Reply", "Request", "Sampling", "TokenLogprob"]
+__all__ = [
+    "Answer",
+    "Chat",
+    "Feature",
+    "Reply",
+    "Request",
+    "Sampling",
+    "TokenLogprob",
+    "prompt",
+]
 
 Feature = Literal["banned", "grammar", "logprobs", "prefix", "schema", "seed"]
 """What an endpoint may have beyond plain completion; `chat.can` says which."""
@@ -209,6 +218,18 @@ class Chat(Resource, Protocol):
     def for_row(self, row: Row) -> Chat:
         """Return the view that books calls on one row: what a batch stage uses."""
         ...
+
+
+def prompt(template: Template, /, **values: str | int | float) -> list[Message]:
+    """Return the messages of a prompt file: one for each of its sections, or one of the user's.
+
+    Raises TextError where the values are not the template's fields, and ValueError for a section
+    that is not `system`, `user` or `assistant`.
+    """
+    return [
+        Message.model_validate({"role": role, "content": text})
+        for role, text in template.messages(**values)
+    ]
 
 
 def need(chat: Chat, feature: Feature) -> None:

@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "Run a pipeline; running it again resumes it.",
     "validate": "Check a pipeline without running it.",
     "plugins": "List the installed plugins.",
+    "new": "Make a plugin to begin from.",
     "trace": "Show where each phrase of a row came from.",
 }
 

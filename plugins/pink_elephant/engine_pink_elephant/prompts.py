@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from engine import Text
+from engine import Text, chat
 from engine.chat import Message, Reply
 from engine.text import Template, load_templates
 from engine_pink_elephant import prose
@@ -24,7 +24,7 @@ def templates() -> Mapping[str, Template]:
 
 def prompt(name: str, /, **values: str | int) -> list[Message]:
     """Return the messages of a template."""
-    return [Message(role=role, content=text) for role, text in templates()[name].messages(**values)]  # type: ignore[arg-type]
+    return chat.prompt(templates()[name], **values)
 
 
 def one_of(name: str, rng: random.Random, /, **values: str) -> Text:
