@@ -237,7 +237,9 @@ class OpenAIChat(Endpoint):
 
     def _refusal(self, error: openai.APIStatusError) -> ChatError | ResourceError:
         status, spent = error.status_code, error.code == "insufficient_quota"
-        said = f"{status}: {self._safe(error.message)}"
+        body = error.body  # OpenAI's `error`, or whatever it was
+        message = body.get("message") if isinstance(body, Mapping) else None
+        said = f"{status}: {self._safe(str(message or body or error.message))}"
         if status in (401, 404) or spent:  # as it is for this row, so for every row
             hint = {
                 401: f"is the key in {self._key_env} right",
