@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StageError,
         StoreError,
     )
+    from engine.events import DeadLetter, Event, RunEnded, RunStarted, StageEnded
     from engine.hookspecs import hookimpl
     from engine.resources import Needs, Resource, resource
     from engine.rows import Added, Artifact, Dialogue, Message, Reject, Row
@@ -42,6 +43,7 @@ _HOMES = {
         "StageError",
         "StoreError",
     ),
+    "engine.events": ("DeadLetter", "Event", "RunEnded", "RunStarted", "StageEnded"),
     "engine.hookspecs": ("hookimpl",),
     "engine.resources": ("Needs", "Resource", "resource"),
     "engine.rows": ("Added", "Artifact", "Dialogue", "Message", "Reject", "Row"),
@@ -58,9 +60,11 @@ __all__ = [
     "BadReply",
     "ChatError",
     "Context",
+    "DeadLetter",
     "DefinitionError",
     "Dialogue",
     "EngineError",
+    "Event",
     "InputError",
     "InputFile",
     "Message",
@@ -74,6 +78,9 @@ __all__ = [
     "ResourceError",
     "Row",
     "Run",
+    "RunEnded",
+    "RunStarted",
+    "StageEnded",
     "StageError",
     "StoreError",
     "Summary",

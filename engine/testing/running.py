@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 from engine.errors import nearest
 from engine.hookspecs import hookimpl
 from engine.loader import Document
+from engine.pipeline import read_pipeline
 from engine.resources import Resource
 from engine.rows import Row, row_fields
 from engine.runs import Run, open_run
@@ -48,8 +49,8 @@ async def run_stage(
 
     `rows` are Rows or mappings, whose values are read as the types that the stage declares; for a
     join, a mapping from its parameters to rows. `config` are the stage's keyword-only parameters:
-    resources (a FakeChat, say) and what would stand under `with:`. `options` are the other keys
-    of a stage in YAML, such as `{"batch": 2}`.
+    resources (a FakeChat, say), which the run opens and closes, and what would stand under `with:`.
+    `options` are the other keys of a stage in YAML, such as `{"batch": 2}`.
 
     Raises PipelineError for rows or configuration that do not fit, and StageError (with its cause)
     when the stage fails on a row; a rejected row is counted in `rejected`.
@@ -106,7 +107,9 @@ def open_stage(
         "stages": stages | {_key(spec): own | dict(options or {})},
     }
     document = Document("run_stage", Path.cwd(), value)
-    return open_run(document, plugins=plugins, resources=resources, store=":memory:")
+    pipeline = read_pipeline(document, plugins=plugins, resources=resources)
+    pipeline.given = frozenset()  # the run opens and closes them
+    return open_run(pipeline, store=":memory:")
 
 
 class _Plugin:

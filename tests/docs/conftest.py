@@ -1,6 +1,10 @@
-"""What the tests of the pages share: fenced blocks and tables."""
+"""What the tests of the pages share: fenced blocks, tables, and consoles that are run."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -50,3 +54,69 @@ def page() -> Callable[[str], Page]:
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+Run = Callable[[list[str], Path], str]
+
+
+def in_folder(words: list[str], folder: Path, **environment: str) -> str:
+    """What a command says, on both streams."""
+    prefix = {"engine": [sys.executable, "-m", "engine"], "python": [sys.executable]}
+    prefix["pytest"] = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*prefix.get(words[0], words[:1]), *words[1:]],
+        cwd=folder,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
+    return done.stdout.decode()
+
+
+def commands(body: str) -> list[tuple[str, list[str]]]:
+    """The commands of a console block, each with the lines that it shows."""
+    found: list[tuple[str, list[str]]] = []
+    for line in body.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+def plain(text: str) -> str:
+    """Without what differs from run to run: durations and spaces at ends of lines."""
+    text = re.sub(r"(?m)[ \t]+$", "", text).strip()
+    return re.sub(r"(?m)\b\d+s$", "0s", text)
+
+
+def pattern(lines: list[str]) -> str:
+    return ".*".join(map(re.escape, plain("\n".join(lines)).split("...")))
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., int]:
+    """Write a page's files, run its commands, and compare what they say with what it shows."""
+
+    def play(page: Page, folder: Path, run: Run = in_folder) -> int:
+        shown = 0
+        for block in page.blocks():
+            if block.file:
+                (folder / block.file).write_text(block.body, "utf-8")
+            if block.language != "console":
+                continue
+            for command, lines in commands(block.body):
+                said = plain(run(shlex.split(command), folder))
+                assert re.fullmatch(pattern(lines), said, re.DOTALL), f"$ {command}\n{said}"
+                shown += 1
+        return shown
+
+    return play
+
+
+@pytest.fixture(scope="session")
+def console() -> Callable[..., str]:
+    return in_folder
