@@ -169,10 +169,12 @@ class _Trace:
     def _painted(self, text: Text, depth: int) -> Any:
         from rich.text import Text as Painted
 
+        from engine.text.origins import is_literal
+
         line = Painted("  ")
         for span in text.spans():
             phrase = visible(str(text)[span.start : span.stop]).replace("\n", "\n      ")
-            if _is_literal(span.leaf):
+            if is_literal(span.leaf):
                 line.append(phrase, "dim")
                 continue
             number = self._number(span.leaf, depth)
@@ -183,6 +185,8 @@ class _Trace:
 
     def _tell(self, leaf: Text, number: int, depth: int) -> None:
         from rich.text import Text as Painted
+
+        from engine.text.origins import describe
 
         line = Painted(f"[{number}] ", COLOURS[(number - 1) % len(COLOURS)])
         self._console.print(line.append(visible(describe(leaf)), ""))
@@ -196,34 +200,9 @@ class _Trace:
             self._console.print(Painted(f"    {role}:", "dim").append_text(prompt))
 
 
-def _is_literal(leaf: Text) -> bool:
-    return leaf.origin is not None and leaf.origin.op == "literal"
-
-
 def _shortened(phrase: str) -> str:
     """Return a long phrase of a prompt by its beginning and end: few-shots fill pages."""
     cut = LONG // 2
     if len(phrase) < 2 * LONG:
         return phrase
     return f"{phrase[:cut].rstrip()} … {len(phrase) - 2 * cut} more … {phrase[-cut:].lstrip()}"
-
-
-def describe(leaf: Text) -> str:
-    """Return one sentence on where a leaf's characters were made."""
-    origin = leaf.origin
-    if origin is None:
-        return "an operation that changed the characters"
-    params = origin.params
-    match origin.op:
-        case "call":
-            stage = f" in stage {params['stage']}" if params.get("stage") else ""
-            model = params.get("name") or str(params.get("model", "?")).partition(", ")[0]
-            return (
-                f"reply of {model}{stage} (sample {params.get('sample')}, "
-                f"finish {params.get('finish')}, call {str(params.get('call', ''))[:12]})"
-            )
-        case "template":
-            version = f" version {params['version']}" if params.get("version") else ""
-            return f"prompt template {params.get('id') or '(unnamed)'}{version}"
-    where = ", ".join(f"{name} {value}" for name, value in params.items())
-    return origin.op.replace(":", " ", 1) + (f" ({where})" if where else "")

@@ -91,6 +91,11 @@ class Text(str):
         """The whole computation graph, inputs before users."""
         return graph_of(self)
 
+    def _repr_html_(self) -> str:
+        from engine.text.painting import text_html  # for notebooks alone
+
+        return text_html(self)
+
     def sub(
         self,
         pattern: str | re.Pattern[str],

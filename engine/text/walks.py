@@ -47,6 +47,11 @@ class Graph(NamedTuple):
         lines += [f"  {names[i]} -> {names[n.did]};" for n in self.nodes for i in n.inputs]
         return "\n".join([*lines, "}"]) + "\n"
 
+    def _repr_html_(self) -> str:
+        from engine.text.painting import graph_html  # for notebooks alone
+
+        return graph_html(self)
+
 
 def graph_of(text: Text) -> Graph:
     """The graph of everything upstream of `text`, and of `text` itself."""
