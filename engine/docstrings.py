@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from engine.resources import ResourceSpec
 from engine.signature import StageSpec
 
-__all__ = ["parameter_docs", "summary"]
+__all__ = ["attribute_docs", "parameter_docs", "reflowed", "summary"]
 
 _UNIT = re.compile(r"\n\s*\n|\n(?=\s*[-*] )")  # a paragraph, or an item of a list
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z`\"'(*])")
@@ -21,6 +25,15 @@ _SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z`\"'(*])")
 def summary(doc: str) -> str:
     """Return the first paragraph of a docstring on one line; "" where there is none."""
     return " ".join(doc.strip().partition("\n\n")[0].split())
+
+
+def reflowed(doc: str) -> str:
+    """Return a docstring with each paragraph, or item of a list, on one line."""
+    units = [" ".join(unit.split()) for unit in _UNIT.split(doc.strip())]
+    return "".join(
+        f"{'' if i == 0 else chr(10) if unit[:2] in ('- ', '* ') else chr(10) * 2}{unit}"
+        for i, unit in enumerate(units)
+    )
 
 
 def parameter_docs(spec: StageSpec | ResourceSpec) -> dict[str, str]:
@@ -61,3 +74,30 @@ def _described(hint: Any) -> str:
         if isinstance(mark, FieldInfo) and mark.description:
             return mark.description
     return next(filter(None, map(_described, get_args(hint))), "")
+
+
+def attribute_docs(cls: type) -> dict[str, str]:
+    """Return the docstrings below a model's fields, inherited or not: name -> text on one line.
+
+    A class without sources, such as one that a function makes, has none.
+    """
+    found: dict[str, str] = {}
+    for owner in reversed([c for c in cls.__mro__ if c not in (BaseModel, object)]):
+        found |= _own_attribute_docs(owner)
+    return found
+
+
+def _own_attribute_docs(cls: type) -> dict[str, str]:
+    try:
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    found = {}
+    for line, below in itertools.pairwise(body.body if isinstance(body, ast.ClassDef) else ()):
+        match line, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(text.split())
+    return found

@@ -83,6 +83,16 @@ class Plugins:
             ) from error
         self.register(namespace, module)
 
+    def load_installed(self) -> dict[str, Exception]:
+        """Load all installed plugins; return those that cannot be loaded, and why."""
+        broken: dict[str, Exception] = {}
+        for namespace in sorted(self._installed):
+            try:
+                self.load(namespace)
+            except Exception as error:
+                broken[namespace] = error
+        return broken
+
     def add(self, plugin: object) -> None:
         """Load a plugin by its namespace, or register a module or object that has hooks.
 

@@ -26,6 +26,7 @@ __all__ = ["LimitsModel", "PipelineModel", "ResourceModel", "StageModel", "read_
 
 
 class _Model(BaseModel):
+    # What stands below a field is its description in `engine schema`, and in docs/pipelines.md.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -33,25 +34,40 @@ class ResourceModel(_Model):
     """One entry of `resources:`."""
 
     use: str
+    """`namespace.name`, such as `openai.chat`; `engine stages` lists them."""
     with_: dict[str, Any] = Field({}, alias="with")
+    """Configuration."""
 
 
 class StageModel(_Model):
     """One entry of `stages:`."""
 
     use: str
+    """`namespace.name`, or `./file.py:function` beside the pipeline file."""
     with_: dict[str, Any] = Field({}, alias="with")
+    """Configuration, and for each resource parameter the key of a resource."""
     from_: Any = Field(None, alias="from")
+    """Where the rows come from."""
     take: dict[str, str] = {}
+    """Read a field under another name."""
     give: dict[str, str] = {}
+    """Write a field under another name."""
     concurrency: PositiveInt = 8
+    """How many rows (batches) are worked on at once. No effect on a source or stream."""
     batch: PositiveInt = 32
+    """Rows in a batch; for batch stages alone."""
     retry: PositiveInt = 3
+    """Attempts for a row, the first one included."""
     timeout: PositiveFloat | None = None
     """Seconds for one attempt; waiting for a rate limit does not count."""
     limit: str | None = None
+    """A limit under `limits:` that each execution holds."""
     memo: bool | None = None
+    """Record the results of a map or batch that takes neither a resource nor the context. All other
+    maps and batches, expands and streams are always recorded; sources and sinks never."""
     on_error: Literal["dead_letter", "fail"] = "dead_letter"
+    """What an exception on a row's last attempt does: the row becomes a dead letter and the run
+    goes on, or the run fails."""
 
 
 class LimitsModel(_Model):
@@ -61,8 +77,11 @@ class LimitsModel(_Model):
     __pydantic_extra__: dict[str, PositiveInt] = Field(init=False)
 
     hours: PositiveFloat | None = None
+    """Hours that a run may take; kept, but not used yet."""
     disk: ByteSize | None = None
+    """Bytes, or `10GB`, that a run may store; kept, but not used yet."""
     cost: PositiveFloat | None = None
+    """What the calls of a run may cost; kept, but not used yet."""
 
     @property
     def named(self) -> dict[str, int]:
@@ -74,14 +93,24 @@ class PipelineModel(_Model):
     """The whole file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """The pipeline's name: letters, digits, `_`, `.`, `-`, at most 64. Its store is
+    `.engine/<name>/` beside the file."""
     seed: NonNegativeInt = 0
+    """The seed of all randomness: `ctx.rng`, and the sampling seed of each model call."""
     plugins: tuple[str, ...] = ()
+    """Plugins to load besides those that `use:` names; such as observe events."""
     limits: LimitsModel = LimitsModel()
+    """Named concurrency limits, `gpu: 1`: how many executions hold each at once (see `limit:`).
+    `hours`, `disk` and `cost` are kept for bounds on a run; they are checked, but nothing uses them
+    yet."""
     max_dead: NonNegativeInt = 0
+    """More dead letters than this make the exit code 3."""
     count_by: tuple[str, ...] = ()
     """Fields of finished rows whose values the summary counts, such as `origin`."""
     resources: dict[str, ResourceModel] = {}
+    """Resource key -> `use:` and `with:`."""
     stages: dict[str, StageModel] = Field(min_length=1)
+    """Stage key -> stage. At least one."""
 
 
 def read_shape(document: Document) -> PipelineModel:

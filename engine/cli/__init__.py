@@ -13,7 +13,10 @@ __all__ = ["main"]
 COMMANDS = {
     "run": "Run a pipeline; running it again resumes it.",
     "validate": "Check a pipeline without running it.",
+    "graph": "Draw a pipeline.",
+    "stages": "List stages and resources, or show the contract of one.",
     "plugins": "List the installed plugins.",
+    "schema": "Print a JSON Schema by which an editor completes pipelines.",
     "new": "Make a plugin to begin from.",
     "trace": "Show where each phrase of a row came from.",
 }

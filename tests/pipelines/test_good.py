@@ -5,19 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from engine import PipelineError, Text
-from engine.loader import loads
+from engine.loader import loads, override
 from engine.pipeline import Pipeline, Source, read_pipeline
 
 Wire = Callable[..., Pipeline]
 
 
 @pytest.fixture
-def wire(tmp_path: Path) -> Wire:
+def wire(tmp_path: Path, validator: Draft202012Validator) -> Wire:
+    """Read a pipeline; the schema takes what the engine takes."""
+
     def wire(stages: str, *, top: str = "", **options: Any) -> Pipeline:
-        text = f"name: good\n{top}\nstages:\n{stages}"
-        return read_pipeline(loads(text, folder=tmp_path), **options)
+        document = loads(f"name: good\n{top}\nstages:\n{stages}", folder=tmp_path)
+        made = read_pipeline(document, **options)
+        for keys, name in document.environment.items():  # as the file has it
+            document = override(document, f"{'.'.join(map(str, keys))}='${name}'")
+        validator.validate(document.value)
+        return made
 
     return wire
 
