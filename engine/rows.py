@@ -142,6 +142,11 @@ class Row:
         inner = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
         return f"{type(self).__name__}({inner})"
 
+    def _repr_html_(self) -> str:
+        from engine.views import row_html  # for notebooks alone
+
+        return row_html(self)
+
 
 def _remade(
     cls: type[Row],

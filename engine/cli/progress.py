@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from engine.views import clock
+
 if TYPE_CHECKING:
     from engine.runs import Run
 
@@ -145,13 +147,3 @@ class Progress:
             part += f" (dead {c.dead})" if c.dead else ""
             parts.append(part + (" done" if c.done else ""))
         return f"[{clock(time.monotonic() - self._started)}] " + ", ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as 12s, 3m05s or 2h07m."""
-    whole = int(seconds + 0.5)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.cli import visible
-from engine.cli.progress import clock
+from engine.views import clock, stage_numbers
 
 if TYPE_CHECKING:
     from engine.runs import Summary
@@ -32,17 +32,7 @@ def print_summary(summary: Summary) -> None:
     for column in columns:
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for key, c in summary.stages.items():
-        numbers = [
-            c.received,
-            c.out,
-            c.rejected + c.rejected_children,
-            c.dead,
-            c.reused,
-            c.calls,
-            c.new_tokens + c.cached_tokens,
-            c.out_tokens,
-        ]
-        table.add_row(key, *(str(n) if n else "" for n in numbers))
+        table.add_row(key, *(str(n) if n else "" for n in stage_numbers(c)))
     console.print(table)
     cost = sum(c.cost for c in summary.stages.values())
     replayed = sum(c.replayed for c in summary.stages.values())
