@@ -57,6 +57,11 @@ class Pipeline:
         """Return the stages that read the rows of a stage."""
         return [k for k, wired in self.stages.items() if key in wired.upstream]
 
+    def _repr_html_(self) -> str:
+        from engine.views import pipeline_html  # for notebooks alone
+
+        return pipeline_html(self)
+
 
 def read_pipeline(
     source: str | os.PathLike[str] | Document,

@@ -60,6 +60,11 @@ class Summary:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return values | {"stages": {key: c.as_dict() for key, c in self.stages.items()}}
 
+    def _repr_html_(self) -> str:
+        from engine.views import summary_html  # for notebooks alone
+
+        return summary_html(self)
+
 
 class Run:
     """One run: `async with engine.open(...) as run: async for row in run: ...`.
@@ -122,6 +127,9 @@ class Run:
             max_dead=self.pipeline.model.max_dead,
             error=str(self._error or ""),
         )
+
+    def _repr_html_(self) -> str:
+        return self.summary._repr_html_()
 
     async def __aenter__(self) -> Self:
         """Open the store and start the stages. Raises RuntimeError when entered twice."""
