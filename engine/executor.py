@@ -19,6 +19,7 @@ from engine.merges import Concat, Union
 from engine.pipeline import Pipeline, WiredStage
 from engine.pool import ResourcePool
 from engine.runners import RUNNERS, Runner
+from engine.runners.given import Given
 from engine.services import Counters
 from engine.store.protocol import RowRecord, Store
 
@@ -112,7 +113,13 @@ class Executor:
 
         return Union(runner.inlet(""), branches, fields, reject)
 
-    # --- what runners tell the run ------------------------------------------------------------
+    # --- what runners ask and tell the run ----------------------------------------------------
+
+    def given(self, key: str) -> Given | None:
+        """Return the rows that an embedder gave in place of a stage's output, if any."""
+        if self.inputs is None or key != self.into:
+            return None
+        return Given(self.inputs, self.pipeline.stages[key], self.pipeline.stages)
 
     async def finish(self, stage: str, item: Item) -> None:
         """Book a finished row, and hand it to whoever iterates the run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import anyio
+from anyio.abc import TaskStatus
 
 from engine.channels import Channel
 from engine.errors import EngineError, StageError
@@ -20,6 +22,7 @@ from engine.loader import Document
 from engine.pipeline import Pipeline, read_pipeline
 from engine.resources import Resource
 from engine.rows import Row
+from engine.runners.given import check_inputs
 from engine.services import Counters
 from engine.store.protocol import Store
 
@@ -93,8 +96,10 @@ class Run:
         self._status: Status = "running"
         self._error: BaseException | None = None
         self._raised = False
+        self._closing_error: BaseException | None = None
+        self._task: int | None = None  # the one that entered
         self._started: float | None = None
-        self._seconds = 0.0
+        self._ended: float | None = None
 
     @property
     def counters(self) -> dict[str, Counters]:
@@ -113,15 +118,18 @@ class Run:
 
     @property
     def summary(self) -> Summary:
-        """How the run stands."""
-        counters = self.counters
+        """How the run stands: a snapshot, which does not change with the run."""
+        counters = copy.deepcopy(self.counters)
+        ended = self._ended
+        if ended is None and self._started is not None:
+            ended = anyio.current_time()
         return Summary(
             pipeline=self.pipeline.name,
             status=self._status,
             finished=self.finished,
             rejected=sum(c.rejected + c.rejected_children for c in counters.values()),
             dead=sum(c.dead for c in counters.values()),
-            seconds=self._seconds,
+            seconds=0.0 if ended is None or self._started is None else ended - self._started,
             stages=counters,
             tally={name: dict(counts) for name, counts in self._executor.tally.items()},
             max_dead=self.pipeline.model.max_dead,
@@ -132,24 +140,61 @@ class Run:
         return self.summary._repr_html_()
 
     async def __aenter__(self) -> Self:
-        """Open the store and start the stages. Raises RuntimeError when entered twice."""
-        if self.started:
+        """Open the store and start the stages.
+
+        Raises RuntimeError when entered twice, StoreError when the store cannot be opened.
+        """
+        if self._task is not None:
             raise RuntimeError("a run is entered once: call engine.open again")
-        self._stack = AsyncExitStack()
-        if self.store is not None:
-            await self._stack.enter_async_context(self.store)
-            try:
-                self.store.begin(pipeline=self.pipeline.name, fresh=self._fresh)
-            except BaseException:
-                await self._stack.aclose()
-                raise
-        self._started = anyio.current_time()
-        self._tasks = anyio.create_task_group()
+        self._task = anyio.get_current_task().id
+        self._leaving, self._left = anyio.Event(), anyio.Event()
         self._scope = anyio.CancelScope()  # the stages' own: to stop them cancels no embedder
+        self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._execute)
-        self._executor.event(lambda name: RunStarted(name, self.pipeline.file))
+        try:
+            await self._tasks.start(self._live)
+        except BaseException:
+            self._leaving.set()
+            self._tasks.cancel_scope.cancel()
+            await self._tasks.__aexit__(None, None, None)
+            self._task = None
+            raise
         return self
+
+    async def _live(self, *, task_status: TaskStatus[None]) -> None:
+        """Be the task in which store, stages and resources live, so that one can be left behind.
+
+        The store stays open while finished rows are read; what is cancelled around it, and how
+        often, does not keep it from being closed.
+        """
+        started = False
+        try:
+            async with AsyncExitStack() as stack:
+                if self.store is not None:
+                    await stack.enter_async_context(self.store)
+                    self.store.begin(pipeline=self.pipeline.name, fresh=self._fresh)
+                self._started = anyio.current_time()
+                self._executor.event(lambda name: RunStarted(name, self.pipeline.file))
+                task_status.started()
+                started = True
+                try:
+                    await self._execute()
+                    await self._leaving.wait()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        if self._status == "running":
+                            self._status = "cancelled"
+                        self._executor.event(
+                            lambda name: RunEnded(name, self._status, self.counters)
+                        )
+                        if self.store is not None:
+                            await self.store.end(self._status, self.summary.as_dict())
+        except Exception as error:
+            if not started:
+                raise
+            self._closing_error, self._status = first_error(error), "failed"
+        finally:
+            self._left.set()
 
     async def _execute(self) -> None:
         try:
@@ -166,7 +211,7 @@ class Run:
             self._status = "failed"
         finally:
             self._executor.ended = True
-            self._seconds = anyio.current_time() - (self._started or 0.0)
+            self._ended = anyio.current_time()
             self._output.close()
 
     def _unaccounted(self, key: str) -> str:
@@ -185,23 +230,27 @@ class Run:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop what still runs; close resources and store."""
-        self._tasks.cancel_scope.shield = True  # the stages end in order, whatever happens around
+        """Stop what still runs; close resources and store.
+
+        Raises RuntimeError, once all is closed, in another task than the one that entered.
+        """
         self._scope.cancel()
-        try:
-            try:
-                await self._tasks.__aexit__(None, None, None)
-            finally:  # asyncio may tell of an outer cancellation here
-                with anyio.CancelScope(shield=True):
-                    if self._status == "running":
-                        self._status = "cancelled"
-                    self._executor.event(lambda name: RunEnded(name, self._status, self.counters))
-                    if self.store is not None:
-                        await self.store.end(self._status, self.summary.as_dict())
-        finally:
-            await self._stack.aclose()
+        self._leaving.set()
+        if anyio.get_current_task().id != self._task:
+            with anyio.CancelScope(shield=True):
+                await self._left.wait()
+            raise RuntimeError(
+                "a run was left in another task than the one that entered it: it was entered in an "
+                "async generator that nobody closed, or that another task closed. All of the run "
+                "is closed; close such a generator with contextlib.aclosing, or give the run a "
+                "task of its own (docs/embedding.md)"
+            )
+        self._tasks.cancel_scope.shield = True  # the stages end in order, whatever happens around
+        await self._tasks.__aexit__(None, None, None)
         if exc is None:
             self._raise()
+        if self._closing_error is not None and exc is not self._error:
+            raise self._closing_error
 
     def __aiter__(self) -> Self:
         """Iterate finished rows."""
@@ -236,7 +285,12 @@ class Run:
             raise self._error
 
     async def drain(self) -> None:
-        """Take no more rows, let what is in flight end and be stored, then stop."""
+        """Take no more rows, let what is in flight end and be stored, then stop.
+
+        The rows that have finished can still be iterated. What waits to be taken by a later stage
+        is in the store, or lost where there is none.
+        """
+        self._check_entered()
         await self._executor.drained()
         if self.store is not None:
             await self.store.flush()
@@ -244,6 +298,7 @@ class Run:
 
     def stop(self) -> None:
         """Stop at once; what is queued for the store is still committed."""
+        self._check_entered()
         if self._status == "running":
             self._status = "interrupted"
         self._scope.cancel()
@@ -316,8 +371,9 @@ def open_run(
             replaced=into,
             replace_first=inputs is not None and into is None,
         )
-    if inputs is not None and into is None:
-        into = next(iter(pipeline.stages))
+    if inputs is not None:
+        check_inputs(inputs)
+        into = into or next(iter(pipeline.stages))
     return Run(
         pipeline, _store(store, pipeline), inputs=inputs, into=into, limit=limit, fresh=fresh
     )

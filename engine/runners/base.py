@@ -11,6 +11,7 @@ from engine.channels import Item, Outlet, Target
 from engine.errors import StageError
 from engine.events import DeadLetter, StageEnded
 from engine.execution import Execution, Outcome
+from engine.runners.given import Given
 from engine.store.protocol import Memo, RowRecord, Store
 
 __all__ = ["FAIR", "Control", "Runner"]
@@ -24,9 +25,11 @@ class Control(Protocol):
 
     store: Store | None
     limit: int | None
-    inputs: Any
-    into: str | None
     draining: bool
+
+    def given(self, key: str) -> Given | None:
+        """Return the rows that an embedder gave in place of a stage's output, if any."""
+        ...
 
     async def finish(self, stage: str, item: Item) -> None:
         """Book a finished row, and hand it to whoever iterates the run."""

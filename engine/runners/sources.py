@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import anyio
@@ -28,15 +28,18 @@ class Source(Runner):
         self.tasks.start_soon(self._read)
 
     async def _read(self) -> None:
-        given = self.control.inputs is not None and self.key == self.control.into
+        given = self.control.given(self.key)
         limit, execution, counters = self.control.limit, self.execution, self.counters
         # `added` does what is more than taking the fields as they are.
-        plain = not (execution.texts or self.store is not None)
+        plain = self.store is None and (given is not None or not execution.texts)
         adds = Row if given else execution.spec.adds or Row
         seen: Counter[bytes] = Counter()
         position = 0
-        rows = self._given() if given else self._made()
-        async with contextlib.aclosing(rows) as items:  # type: ignore[type-var]
+        async with contextlib.AsyncExitStack() as stack:
+            if given is not None:
+                stack.push_async_callback(given.close)
+            rows = self._made() if given is None else given.rows()
+            items = await stack.enter_async_context(contextlib.aclosing(rows))  # type: ignore[type-var]
             async for out in items if limit != 0 else _nothing():
                 if self.control.draining:
                     await anyio.sleep_forever()  # the run ends around it; nothing ends early
@@ -45,12 +48,18 @@ class Source(Runner):
                 if isinstance(out, Reject):
                     await self._rejected(order, out)
                     continue
-                fields = (
-                    out.__dict__ if plain and isinstance(out, adds) else self._fields(out, given)
-                )
-                row_id = self._row_id(out, fields, seen)
+                try:
+                    fields = (
+                        out.__dict__
+                        if plain and isinstance(out, adds)
+                        else self._fields(out, given is not None)
+                    )
+                    row_id = self._row_id(out, fields, seen)
+                except TypeError as error:
+                    which = f"row {order[0]} (the first is 0)"
+                    raise StageError(self.key, "", f"{which}: {error}") from error
                 # Given rows bear the names that the pipeline has already.
-                item = (row_id, order, fields if given else execution.renamed(fields))
+                item = (row_id, order, execution.renamed(fields) if given is None else fields)
                 counters.out += 1
                 for outlet in self.outlets:
                     if not outlet.try_put(item):
@@ -63,18 +72,21 @@ class Source(Runner):
         self.done()
 
     def _fields(self, out: Any, given: bool) -> Mapping[str, Any]:
-        """Return a row's fields, if it can carry them; strings declared as Text become texts."""
-        try:
-            if not given or self.execution.texts:
-                return self.execution.added(out, {}, {})
-            encode(out.__dict__, [])
-        except TypeError as error:
-            raise StageError(self.key, "", str(error)) from error
+        """Return a row's fields; strings declared as Text become texts.
+
+        Raises TypeError for a value that a row cannot carry.
+        """
+        if not given:
+            return self.execution.added(out, {}, {})
         fields: Mapping[str, Any] = out.__dict__
+        encode(fields, [])
         return fields
 
     def _row_id(self, out: Any, fields: Mapping[str, Any], seen: Counter[bytes]) -> bytes:
-        """Return H(the user's key) or H(content); for equals, H(that, how many came before)."""
+        """Return H(the user's key) or H(content); for equals, H(that, how many came before).
+
+        Raises TypeError for content that a row cannot carry.
+        """
         key = getattr(out, "_key", None)
         if key is not None:
             row_id = source_id(self.key, f"={key}")
@@ -83,10 +95,7 @@ class Source(Runner):
                     raise StageError(self.key, row_id.hex(), f"two rows have the key {key!r}")
                 seen[row_id] = 1
             return row_id
-        try:
-            row_id = source_id(self.key, canonical(fields))
-        except TypeError as error:
-            raise StageError(self.key, "", str(error)) from error
+        row_id = source_id(self.key, canonical(fields))
         before = seen[row_id]
         seen[row_id] = before + 1
         return source_id(self.key, row_id, before) if before else row_id
@@ -110,27 +119,6 @@ class Source(Runner):
             raise
         except Exception as error:
             raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error
-
-    async def _given(self) -> AsyncIterator[Any]:
-        given: Any = self.control.inputs
-        if isinstance(given, AsyncIterable):
-            async for row in given:
-                yield self._as_row(row)
-        else:
-            for row in given:
-                yield self._as_row(row)
-
-    def _as_row(self, given: Any) -> Row:
-        row = given if isinstance(given, Row) else Row.of(given)
-        for name in self.wired.fields:
-            if name not in row.__dict__:
-                raise StageError(self.key, "", f"a row of inputs= lacks the field {name!r}")
-        adds = self.execution.spec.adds
-        if self.execution.texts and adds is not None and not isinstance(row, adds):
-            key = getattr(row, "_key", None)
-            row = adds.of(row.__dict__)  # so that its strings become texts
-            return row if key is None else row.keyed(key)
-        return row
 
 
 async def _nothing() -> AsyncIterator[Any]:

@@ -36,6 +36,7 @@ class Commits:
         self._current = self._next  # ... or what is being committed
         self._failed: Exception | None = None
         self._running = anyio.CancelScope(shield=True)
+        self._over = False
 
     def write(self, sql: str, values: tuple[Any, ...]) -> None:
         """Queue one statement. Raises StoreError once the store has failed."""
@@ -51,20 +52,26 @@ class Commits:
 
     async def flush(self) -> None:
         """Return once everything queued so far is durable. Raises StoreError if it cannot be."""
-        if self._queue:
+        if self._queue and not self._over:
             await self._next.wait()
-        elif self.backlog:
+        elif self.backlog and not self._over:
             await self._current.wait()
+        if self._over:
+            await self.close()
         self._check()
 
     async def run(self) -> None:
         """Commit group after group until `stop`, whatever is cancelled around it."""
-        with self._running:
-            while self._failed is None:
-                await self._wake.wait()
-                await anyio.sleep(GROUP_SECONDS)
-                with anyio.CancelScope(shield=True):  # `stop` must not lose a group off the queue
-                    await self._commit_queue()
+        try:
+            with self._running:
+                while self._failed is None:
+                    await self._wake.wait()
+                    await anyio.sleep(GROUP_SECONDS)
+                    with anyio.CancelScope(shield=True):  # `stop` must not lose a group
+                        await self._commit_queue()
+        finally:  # asyncio may cancel this very task when its loop ends: let nobody wait for it
+            self._over = True
+            self._next.set()
 
     def stop(self) -> None:
         """End `run`; a commit that has begun ends first."""

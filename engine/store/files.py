@@ -49,10 +49,11 @@ class Lock:
         except BlockingIOError:
             owner = os.pread(self._file, 32, 0).decode(errors="replace").strip()
             os.close(self._file)
-            by = f"process {owner}" if owner else "another process"
-            raise StoreError(
-                f"the store {place} is in use by {by}: wait for it, or stop it"
-            ) from None
+            by, do = f"process {owner}" if owner else "another process", "wait for it, or stop it"
+            if owner == str(os.getpid()):
+                by += ", which is this one"
+                do = "let the other run end first, or give each a store of its own (`store=`)"
+            raise StoreError(f"the store {place} is in use by {by}: {do}") from None
         except OSError as error:
             os.close(self._file)
             raise StoreError(f"the store {place} cannot be locked: {error}") from error
