@@ -9,14 +9,22 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 
 from engine.keys import seeded
 from engine.services import Blobs, CallRecords, Counters, MemoryCalls
 
-__all__ = ["Context"]
+__all__ = ["Ancestor", "Context"]
+
+
+class Ancestor(NamedTuple):
+    """A stage whose rows lead to another one."""
+
+    name: str
+    """`namespace.name`."""
+    counters: Counters
 
 
 @dataclass(slots=True)
@@ -39,6 +47,10 @@ class Context:
     """The stage's fingerprint: refusals of replies are recorded under it."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The fields of the rows read, with their types: a sink makes its schema from them."""
+    pipeline: str = ""
+    """The pipeline's name."""
+    upstream: Mapping[str, Ancestor] = field(default_factory=dict)
+    """For a sink: the stages that lead here, by key. Their counts stand once all rows are read."""
     calls: CallRecords = field(default_factory=MemoryCalls)
     """The run's call records: for resources that pay per call, see `engine.chat`."""
     counters: Counters = field(default_factory=Counters)

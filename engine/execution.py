@@ -12,6 +12,7 @@ from typing import Any, Literal
 import anyio
 
 from engine.channels import Item
+from engine.context import Ancestor
 from engine.errors import BadReply, ResourceError, StageError, StoreError, unwrap
 from engine.keys import memo_key
 from engine.pipeline import Pipeline, WiredStage
@@ -22,6 +23,7 @@ from engine.stages import Context, Read, row_fields, strip_annotated
 from engine.store.codec import encode
 from engine.store.protocol import Store
 from engine.text import Text
+from engine.wiring import needed
 
 __all__ = ["Execution", "Outcome", "rejected"]
 
@@ -51,12 +53,13 @@ class Execution:
         pool: ResourcePool,
         store: Store | None,
         limits: Mapping[str, anyio.CapacityLimiter],
-        counters: Counters,
+        counters: Mapping[str, Counters],
     ) -> None:
         self.wired, self.spec, self.key = wired, wired.spec, wired.key
         self.func = wired.spec.func
         self._pipeline, self._pool, self._limits = pipeline, pool, limits
-        self.store, self.counters = store, counters
+        self.store, self.counters = store, counters[wired.key]
+        self._upstream = _ancestors(wired, pipeline, counters) if wired.spec.is_sink else {}
         self.recorded = store is not None and wired.recorded
         self.rename = dict(wired.model.give)
         self.texts = _text_fields(wired)
@@ -138,6 +141,8 @@ class Execution:
             limits=self._limits,
             fingerprint=self.wired.fingerprint,
             fields=self.wired.inputs.get("", {}),
+            pipeline=self._pipeline.name,
+            upstream=self._upstream,
             calls=calls,
             counters=self.counters,
             open_blobs=store.blobs if store is not None else None,
@@ -250,6 +255,18 @@ def rejected(verdict: Reject, attempts: int = 1) -> Outcome:
     """Turn a Reject into an outcome."""
     example = "" if verdict.span is None else str(verdict.span)[:200]
     return Outcome("reject", {}, verdict.reason, example, attempts=attempts)
+
+
+def _ancestors(
+    wired: WiredStage, pipeline: Pipeline, counters: Mapping[str, Counters]
+) -> dict[str, Ancestor]:
+    """Return the stages whose rows lead to a stage, in the pipeline's order."""
+    leading = needed(pipeline.stages, wired.upstream)
+    return {
+        key: Ancestor(stage.spec.name, counters[key])
+        for key, stage in pipeline.stages.items()
+        if key in leading
+    }
 
 
 def _text_fields(wired: WiredStage) -> frozenset[str]:

@@ -63,9 +63,7 @@ class Executor:
         ):
             runners: dict[str, Runner] = {}
             for key, wired in self.pipeline.stages.items():
-                execution = Execution(
-                    wired, self.pipeline, pool, self.store, limits, self.counters[key]
-                )
+                execution = Execution(wired, self.pipeline, pool, self.store, limits, self.counters)
                 kind = _kind(wired, self.inputs, self.into)
                 runners[key] = RUNNERS[kind](self, execution, tasks)
             self._connect(runners)

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from engine.fingerprint import stage_fingerprint
 from engine.loader import Document, Place, load, override
 from engine.plugins import Plugins, local_stage
 from engine.resources import Resource, ResourceSpec
-from engine.settings import is_input, is_output, map_paths
+from engine.settings import is_input, is_output, is_read, map_paths
 from engine.shape import PipelineModel, ResourceModel, StageModel, read_shape, validated
 from engine.signature import ResourceNeed
 from engine.stages import StageSpec
@@ -336,16 +337,27 @@ def _check_counted(
 def _check_written(stages: Iterable[WiredStage]) -> None:
     """Refuse two stages that write one file, and a stage that writes what another reads."""
     stages = list(stages)
-    readers = {path: wired for wired in stages for _, path in _paths(wired, is_input)}
+    readers = [(path, wired) for wired in stages for _, path in _paths(wired, is_read)]
     writers: dict[Path, WiredStage] = {}
     for wired in stages:
         for name, path in _paths(wired, is_output):
-            other = writers.setdefault(path, wired) if path not in readers else readers[path]
-            if other is not wired or path in readers:
-                verb = "reads" if path in readers else "writes"
+            reader = next((other for read, other in readers if _meet(read, path)), None)
+            other = reader or writers.setdefault(path, wired)
+            if other is not wired or reader:
+                verb = "reads" if reader else "writes"
                 raise (wired.place / "with" / name).error(
                     f"{wired.label}, {name}: {other.label} {verb} this file, too: write another"
                 )
+
+
+def _meet(read: Path, written: Path) -> bool:
+    """Return whether what is read (a file, a folder, a glob) holds what is written, or lies in it.
+
+    Else the next run would read what this one wrote.
+    """
+    pattern = str(read).replace("**/", "*")  # fnmatch's star crosses folders
+    named = fnmatch(str(written), pattern) if "**" in str(read) else written.match(str(read))
+    return read == written or named or read in written.parents or written in read.parents
 
 
 def _paths(wired: WiredStage, wanted: Callable[[Any], bool]) -> list[tuple[str, Path]]:

@@ -9,12 +9,14 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel
 
 __all__ = [
+    "InputData",
     "InputFile",
     "NotResult",
     "OutputPath",
     "is_input",
     "is_marked",
     "is_output",
+    "is_read",
     "map_paths",
 ]
 
@@ -27,12 +29,20 @@ class _Read:
     """Marks a path that is read: it counts by its content in the stage's fingerprint."""
 
 
+class _Data:
+    """Marks what a source reads: rows are known by their own content."""
+
+
 class _Written:
     """Marks a path that is written: it does not count in the stage's fingerprint."""
 
 
 InputFile = Annotated[Path, _Read]
 """A file that the stage reads; relative to the pipeline file; its content is in the fingerprint."""
+InputData = Annotated[Path, _Data, NotResult]
+"""A file, folder or glob that a source reads; relative to the pipeline file; not in the fingerprint.
+
+Whether it is there the source says itself, by `fields_of`."""
 OutputPath = Annotated[Path, _Written]
 """A path that the stage writes; relative to the pipeline file; not in the fingerprint."""
 
@@ -47,6 +57,11 @@ def is_marked(hint: Any, marker: type) -> bool:
 def is_input(hint: Any) -> bool:
     """Return whether a hint is an InputFile, or holds some."""
     return is_marked(hint, _Read)
+
+
+def is_read(hint: Any) -> bool:
+    """Return whether a hint is an InputFile or InputData, or holds some."""
+    return is_input(hint) or is_marked(hint, _Data)
 
 
 def is_output(hint: Any) -> bool:

@@ -1,115 +1,251 @@
-"""`dataset.read`: rows out of JSON Lines files."""
+"""`dataset.read`: rows out of files, folders and the Hugging Face Hub."""
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+import functools
+import itertools
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import anyio.lowlevel
+import anyio.to_thread
+from pydantic import PositiveInt
 
-from engine.errors import short_path
-from engine.rows import Row
-from engine.stages import InputFile, fields_of, stage
+from engine.datasets import files, hub
+from engine.datasets.arrow import arrow_records, file_tables, schema_shapes, table_records
+from engine.datasets.formats import Records, text_records
+from engine.datasets.shapes import Mismatch, Shape, peeked
+from engine.datasets.transcripts import preference, preference_fields
+from engine.errors import nearest, short_path
+from engine.rows import RESERVED, Reject, Row
+from engine.settings import InputData
+from engine.stages import fields_of, stage
 from engine.text import Text
 
 __all__ = ["read"]
 
-PEEK = 100
-"""How many rows are looked at to find the fields and their types."""
+CHUNK = 256
+"""Rows that are read at once, in a thread."""
 
 
 @stage("dataset.read")
-async def read(*, path: InputFile, id_field: str | None = None) -> AsyncIterator[Row]:
-    """Read one row a line of a JSON Lines file (`.jsonl`, or gzipped as `.jsonl.gz`).
+async def read(
+    *,
+    path: InputData | tuple[InputData, ...] = (),
+    hub: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | None = None,
+    convert: Literal["hh-rlhf"] | None = None,
+    numbers: tuple[str, ...] = (),
+    id_field: str | None = None,
+    peek: PositiveInt = 100,
+) -> AsyncIterator[Row | Reject]:
+    """Read rows from files, or from a dataset on the Hugging Face Hub.
 
-    Strings become texts that know file, line and field. `id_field` names a field whose value is
-    the row's own id; without it, the id is made from the row's content.
+    Strings become texts that know file, line and field. Fields have the types of the first rows; a
+    later row with another type is rejected. See docs/datasets.md.
+
+    - `path`: a file, a glob, a folder that `datasets` or `dataset.write` wrote, or a list of these.
+    - `hub`: `org/name` on the Hub, in place of files.
+    - `config`: the dataset's configuration on the Hub, where it has several.
+    - `split`: the split of a folder or of a dataset on the Hub, where it has several.
+    - `revision`: a branch, tag or commit on the Hub.
+    - `streaming`: read from the Hub row by row, without downloading all of it first.
+    - `format`: what the files are, whatever their suffixes say.
+    - `convert`: `hh-rlhf` makes dialogues of the transcripts `chosen` and `rejected`.
+    - `numbers`: the columns of a CSV file whose cells are numbers; all others are texts.
+    - `id_field`: the field that a row's id is made from; left out, it is made from the content.
+    - `peek`: how many rows of each file are looked at for fields and types.
     """
-    for number, record in _records(path):
-        row = Row.of(
-            {
-                name: Text.leaf(
-                    value, f"source:{path.name}", params={"line": number, "field": name}
-                )
-                if isinstance(value, str)
-                else value
-                for name, value in record.items()
-            }
-        )
-        if id_field is not None:
-            if id_field not in record:
-                raise ValueError(
-                    f"{short_path(str(path))}:{number}: no field {id_field!r} for the id"
-                )
-            row = row.keyed(str(record[id_field]))
-        yield row
-        if number % 256 == 0:
-            await anyio.lowlevel.checkpoint()
+    parts = _parts(path, hub, config, split, revision, streaming, format, numbers)
+    shapes = await anyio.to_thread.run_sync(_peek, parts, peek) or {}
+    for part in parts:
+        with closing(_rows(part, shapes, id_field, convert)) as rows:
+            error: Exception | None = None
+            while error is None:
+                chunk, error = await anyio.to_thread.run_sync(_taken, rows)
+                for row in chunk:
+                    yield row
+                if error is not None and not isinstance(error, StopIteration):
+                    raise error
 
 
 @fields_of(read)
 def read_fields(
-    upstream: Mapping[str, Any], *, path: Path, id_field: str | None
+    upstream: Mapping[str, Any],
+    *,
+    path: Path | tuple[Path, ...],
+    hub: str | None,
+    config: str | None,
+    split: str | None,
+    revision: str | None,
+    streaming: bool,
+    format: str | None,
+    convert: str | None,
+    numbers: tuple[str, ...],
+    id_field: str | None,
+    peek: int,
 ) -> Mapping[str, Any]:
     """Return the fields that all of the first rows have, with types that hold for all of them."""
-    found: dict[str, set[Any]] = {}
-    count = 0
-    for _, record in _records(path):
-        count += 1
-        names = record.keys() if count == 1 else found.keys() & record.keys()
-        found = {
-            n: found.get(n, set()) | {Text if isinstance(record[n], str) else type(record[n])}
-            for n in record
-            if n in names
-        }
-        if count == PEEK:
-            break
-    if not count:
-        raise ValueError(f"path: {short_path(str(path))} has no rows")
-    if id_field is not None and id_field not in found:
+    parts = _parts(path, hub, config, split, revision, streaming, format, numbers)
+    shapes = _peek(parts, peek)
+    where = ", ".join(part.place for part in parts[:3])
+    if shapes is None:
+        raise ValueError(f"path: {where} has no rows")
+    if id_field is not None and id_field not in shapes:
         raise ValueError(
-            f"id_field: not every row of {short_path(str(path))} has a field {id_field!r}"
+            f"id_field: not every row of {where} has a field {id_field!r}"
+            + nearest(id_field, shapes, say="; did you mean {!r}?")
         )
-    return {name: types.pop() if len(types) == 1 else Any for name, types in found.items()}
+    fields = {name: shape.hint for name, shape in shapes.items()}
+    return preference_fields(fields) if convert else fields
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object). Raises ValueError with file and line.
+@dataclass(frozen=True)
+class _Part:
+    """A file, or a split on the Hub."""
 
-    json and not orjson: integers of any size and lone surrogates are valid, and keys told twice
-    are seen.
-    """
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+    place: str
+    """How errors name it."""
+    origin: str
+    """How texts name it."""
+    unit: Literal["line", "row"]
+    records: Callable[[], Records]
+    seeds: Callable[[], Mapping[str, Shape] | None]
+    """What its schema says, if it has one."""
+
+
+def _parts(
+    path: Path | tuple[Path, ...],
+    name: str | None,
+    config: str | None,
+    split: str | None,
+    revision: str | None,
+    streaming: bool,
+    format: Any,
+    numbers: Sequence[str],
+) -> list[_Part]:
+    paths = [path] if isinstance(path, Path) else list(path)
+    if bool(paths) == (name is not None):
+        raise ValueError("give either `path:` (files) or `hub:` (org/name on the Hub)")
+    if name is not None:
+        if format or numbers:
+            raise ValueError("`format` and `numbers` are for files: leave them out with `hub:`")
+        return [_hub_part(name, config, split, revision, streaming)]
+    if config or revision or streaming:
+        raise ValueError("`config`, `revision` and `streaming` are for `hub:`: leave them out")
+    found = files.find(paths, format, split)
+    if numbers and (other := [f for f in found if f.format not in ("csv", "tsv")]):
+        raise ValueError(
+            f"numbers: {other[0].name} is no CSV file: it says itself what a number is"
+        )
+    return [_file_part(file, numbers) for file in found]
+
+
+def _file_part(file: files.DataFile, numbers: Sequence[str]) -> _Part:
+    place = short_path(str(file.path))
+    if file.format in ("parquet", "arrow"):
+        return _Part(
+            place,
+            file.name,
+            "row",
+            lambda: arrow_records(file),
+            lambda: schema_shapes(file_tables(file)[0], place),
+        )
+    return _Part(place, file.name, "line", lambda: text_records(file, numbers), lambda: None)
+
+
+def _hub_part(
+    name: str, config: str | None, split: str | None, revision: str | None, streaming: bool
+) -> _Part:
+    hub.check_repo(name)
+    files.needs("datasets", "hub", "hub: a dataset on the Hub")
+    loaded = functools.cache(lambda: hub.load(name, config, split, revision, streaming))
+
+    def seeds() -> Mapping[str, Shape] | None:
+        features = loaded().features
+        return None if features is None else schema_shapes(features.arrow_schema, name)
+
+    origin = "/".join(filter(None, (name, config, split))) + (f"@{revision}" if revision else "")
+    return _Part(name, origin, "row", lambda: table_records(hub.tables(name, loaded())), seeds)
+
+
+def _peek(parts: Sequence[_Part], count: int) -> dict[str, Shape] | None:
+    """Return the shapes of the fields that the first rows of all parts have; None for no rows."""
+    shapes: dict[str, Shape] | None = None
+    for part in parts:
+        seeds = part.seeds()
+        with closing(part.records()) as records:
+            here = peeked((record for _, record in itertools.islice(records, count)), seeds)
+        if here is None:  # an empty shard is no fault
+            continue
+        if shapes is None:
+            shapes = here
+        shapes = {name: shape for name, shape in shapes.items() if name in here}
+        for name, shape in shapes.items():
+            if shape is not here[name]:
+                shape.absorb(here[name])
+    return shapes
+
+
+def _rows(
+    part: _Part,
+    shapes: Mapping[str, Shape],
+    id_field: str | None,
+    convert: str | None,
+) -> Generator[Row | Reject, None, None]:
+    """Yield a part's rows. Raises ValueError, with its place, for a row that cannot be used."""
+    operation, unit, free = f"source:{part.origin}", part.unit, Shape()
+    with closing(part.records()) as records:
+        for number, record in records:
+            place = f"{part.place}:{number}" if unit == "line" else f"{part.place}, row {number}"
+
+            def leaf(value: str, at: str, number: int = number) -> Text:
+                return Text.leaf(value, operation, params={unit: number, "field": at})
+
             try:
-                record = json.loads(
-                    line.decode("utf-8-sig" if number == 1 else "utf-8"),
-                    object_pairs_hook=_object,
-                    parse_constant=_refuse_constant,
-                )
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{short_path(str(path))}:{number}: not JSON: {error}") from None
-            if not isinstance(record, dict):
-                raise ValueError(
-                    f"{short_path(str(path))}:{number}: a row is an object, "
-                    f"not {type(record).__name__}"
-                )
-            yield number, record
+                fields = {
+                    name: shapes.get(name, free).make(value, name, leaf)
+                    for name, value in record.items()
+                }
+            except Mismatch as error:
+                yield Reject(str(error), span=place)
+                continue
+            except RecursionError:
+                raise ValueError(f"{place}: a value is nested too deeply") from None
+            if odd := next((n for n in fields if n in RESERVED and n not in shapes), None):
+                raise ValueError(f"{place}: no field can be named {odd!r}: rename it")
+            key = None if id_field is None else _key(record, id_field, place)
+            if convert is not None:
+                converted = preference(fields, place)
+                if isinstance(converted, Reject):
+                    yield converted
+                    continue
+                fields = converted
+            row = Row.of(fields)
+            yield row if key is None else Row.keyed(row, key)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-        raise ValueError(f"the key {twice!r} stands there twice")
-    return record
+def _key(record: Mapping[str, Any], id_field: str, place: str) -> str:
+    key = record.get(id_field)
+    if id_field not in record:
+        raise ValueError(f"{place}: no field {id_field!r} for the id")
+    if type(key) not in (str, int):
+        raise ValueError(f"{place}: {id_field!r} is no id: it is neither text nor an integer")
+    return str(key)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+def _taken(rows: Iterator[Row | Reject]) -> tuple[list[Row | Reject], Exception | None]:
+    """Return the next rows, and what ended them: rows before a bad one are not lost."""
+    taken: list[Row | Reject] = []
+    try:
+        while len(taken) < CHUNK:
+            taken.append(next(rows))
+    except Exception as error:
+        return taken, error
+    return taken, None

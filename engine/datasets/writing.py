@@ -1,19 +1,20 @@
-"""`dataset.write`: a sink that writes JSON Lines or Parquet, whole or not at all."""
+"""`dataset.write`: a sink for JSON Lines, Parquet and dataset folders, whole or not at all."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from hashlib import blake2b
+from collections.abc import AsyncIterable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import anyio.to_thread
-import orjson
 
-from engine.datasets.schema import arrow_schema, arrow_value
+from engine.datasets import hub as the_hub
+from engine.datasets.card import card
+from engine.datasets.files import PACKED, needs
+from engine.datasets.places import whole_file, whole_folder
+from engine.datasets.schema import holds_bytes, shown
+from engine.datasets.writers import GROUP, FolderWriter, JsonlWriter, ParquetWriter, Writer
 from engine.errors import nearest
 from engine.rows import Row, plain
 from engine.services import Counters
@@ -21,8 +22,8 @@ from engine.stages import Context, OutputPath, fields_of, stage
 
 __all__ = ["write"]
 
-GROUP = 1024
-"""Rows a Parquet row group: fixed, so that equal rows give equal bytes."""
+Format = Literal["jsonl", "parquet", "datasets"]
+_SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 
 @stage("dataset.write")
@@ -30,93 +31,147 @@ async def write(
     rows: AsyncIterable[Row],
     *,
     path: OutputPath,
-    format: Literal["jsonl", "parquet"] | None = None,
+    format: Format | None = None,
     fields: tuple[str, ...] = (),
+    hub: str | None = None,
+    private: bool = True,
+    license: str | None = None,
+    tags: tuple[str, ...] = (),
     ctx: Context,
 ) -> None:
-    """Write all rows, in order, to `path`; the format follows the suffix unless it is given.
+    """Write all rows, in order, to a file or a folder, and from there to the Hugging Face Hub.
 
-    `fields` names the columns (`row_id` is the row's id); left out, every field is written. The
-    file appears when it is complete: it is written beside its place, synced and renamed, and left
-    alone if it holds these bytes already. Lone surrogates become U+FFFD and are counted.
+    It appears when it is complete, and is left alone if it holds these bytes already. Lone
+    surrogates become U+FFFD and are counted. See docs/datasets.md.
+
+    - `path`: the file (`.jsonl`, packed or not, or `.parquet`) or folder.
+    - `format`: what to write, whatever the suffix says; `datasets` is a folder with a card.
+    - `fields`: the columns, in order (`row_id` is the row's id); left out, every field.
+    - `hub`: push the folder to `org/name` on the Hub; the token is `$HF_TOKEN`.
+    - `private`: whether the dataset on the Hub is private.
+    - `license`: the licence that the card names, as the Hub spells it: `mit`, `cc-by-4.0`.
+    - `tags`: the card's tags.
     """
-    kind = format or ("parquet" if path.suffix == ".parquet" else "jsonl")
+    kind = _kind(path, format)
     names = list(fields) or list(ctx.fields)
-    with _complete(path) as temporary:
-        writer: _Writer
-        if kind == "parquet":
-            writer = _Parquet(
-                temporary, {n: str if n == "row_id" else ctx.fields.get(n, Any) for n in names}
-            )
-        else:
-            writer = _Jsonl(temporary)
+    columns = {n: str if n == "row_id" else ctx.fields.get(n, Any) for n in names}
+    place: AbstractContextManager[Path] = (
+        whole_folder(path, _is_ours) if kind == "datasets" else whole_file(path)
+    )
+    with place as temporary:
+        writer: Writer
+        match kind:
+            case "jsonl":
+                writer = JsonlWriter(temporary)
+            case "parquet":
+                writer = ParquetWriter(temporary, columns)
+            case "datasets":
+                writer = FolderWriter(temporary, columns)
+        count = 0
         try:
             group: list[dict[str, Any]] = []
             async for row in rows:
-                group.append(_record(row, names or list(row), ctx.counters))
+                if kind != "jsonl" and not fields:
+                    _check_columns(row, columns)
+                every = fields or dict.fromkeys([*names, *row])
+                group.append(_record(row, every, ctx.counters))
+                count += 1
                 if len(group) == GROUP:
                     await anyio.to_thread.run_sync(writer.write, group)
                     group = []
             await anyio.to_thread.run_sync(writer.write, group)
         finally:
             writer.close()
+        if kind == "datasets":
+            text = card(ctx, columns, count, license=license, tags=tags)
+            (temporary / "README.md").write_text(text, "utf-8")
+    if hub is not None:
+        message = f"{ctx.pipeline}: {count:,} rows"
+        await anyio.to_thread.run_sync(
+            lambda: the_hub.push(path, hub, private=private, message=message)
+        )
 
 
 @fields_of(write)
 def write_fields(
-    upstream: Mapping[str, Any], *, fields: tuple[str, ...], **config: Any
+    upstream: Mapping[str, Any],
+    *,
+    path: Path,
+    format: Format | None,
+    fields: tuple[str, ...],
+    hub: str | None,
+    private: bool,
+    license: str | None,
+    tags: tuple[str, ...],
 ) -> Mapping[str, Any]:
-    """Return nothing: a sink passes nothing on. Raises ValueError for a column that no row has."""
-    for name in fields:
+    """Return nothing: a sink passes nothing on. Raises ValueError for what cannot be written."""
+    kind = _kind(path, format)
+    for i, name in enumerate(fields):
+        if name in fields[:i]:
+            raise ValueError(f"fields: {name!r} is named twice")
         if upstream and name != "row_id" and name not in upstream:
             near = nearest(name, upstream, say="; did you mean {!r}?")
             raise ValueError(
                 f"fields: no row has {name!r}{near} (rows have: {', '.join(upstream)})"
             )
+    written = {n: hint for n, hint in upstream.items() if not fields or n in fields}
+    if kind == "jsonl":
+        for name, hint in written.items():
+            if holds_bytes(hint):
+                raise ValueError(
+                    f"fields: {name!r} is {shown(hint)}, which JSON has not: "
+                    "leave it out of `fields:`, or write Parquet"
+                )
+        if path.suffix == ".zst":
+            needs("zstandard", "zstd", "path: .zst")
+    else:
+        needs("pyarrow", "parquet", "format: Parquet")
+        if not fields and not upstream:
+            raise ValueError(
+                "fields: the rows declare no fields, of which Parquet makes its columns: "
+                "name them in `fields:`"
+            )
+    if kind != "datasets" and (hub or license or tags or not private):
+        raise ValueError("`hub`, `private`, `license` and `tags` are for `format: datasets`")
+    if hub is not None:
+        the_hub.check_push(hub)
     return {}
 
 
-class _Writer(Protocol):
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None: ...
-    def close(self) -> None: ...
+def _kind(path: Path, format: Format | None) -> Format:
+    """Return the format that a path's suffix says, unless it is given."""
+    packed = path.suffix in PACKED
+    if format is not None:
+        if packed and format != "jsonl":
+            raise ValueError(f"path: only JSON Lines are packed: leave {path.suffix} out")
+        return format
+    suffix = path.with_suffix("").suffix if packed else path.suffix
+    kind = _SUFFIXES.get(suffix)
+    if kind is None or (packed and kind != "jsonl"):
+        raise ValueError(
+            f"path: {path.name!r} does not say in which format to write: end it in .jsonl "
+            f"(packed: {', '.join(f'.jsonl{end}' for end in PACKED)}) or .parquet, or give "
+            "`format: datasets` for a folder"
+        )
+    return kind
 
 
-class _Jsonl:
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        for record in records:
-            self._file.write(orjson.dumps(record) + b"\n")
-
-    def close(self) -> None:
-        self._file.close()
+def _is_ours(name: str) -> bool:
+    """Return whether a file in a dataset folder is one that this stage writes."""
+    return name == "README.md" or (name.startswith("data/train-") and name.endswith(".parquet"))
 
 
-class _Parquet:
-    def __init__(self, path: Path, fields: Mapping[str, Any]) -> None:
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError:
-            raise RuntimeError("Parquet needs pyarrow: pip install 'st-engine[parquet]'") from None
-        self._fields = fields
-        self._schema = arrow_schema(fields)
-        self._file = parquet.ParquetWriter(path, self._schema, compression="zstd")
-
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        import pyarrow
-
-        columns = {
-            name: [arrow_value(record.get(name), hint) for record in records]
-            for name, hint in self._fields.items()
-        }
-        self._file.write_table(pyarrow.table(columns, schema=self._schema), row_group_size=GROUP)
-
-    def close(self) -> None:
-        self._file.close()
+def _check_columns(row: Row, columns: Mapping[str, Any]) -> None:
+    """Raise ValueError for a field that would be lost, as no column stands for it."""
+    for name in row:
+        if name not in columns:
+            raise ValueError(
+                f"row {row.row_id} has the field {name!r}, which is no column, as other rows lack "
+                "it: name the columns in `fields:`, or write JSON Lines"
+            )
 
 
-def _record(row: Row, names: Sequence[str], counters: Counters) -> dict[str, Any]:
+def _record(row: Row, names: Iterable[str], counters: Counters) -> dict[str, Any]:
     return {
         name: row.row_id if name == "row_id" else _utf8(plain(row[name]), name, counters)
         for name in names
@@ -137,41 +192,3 @@ def _utf8(value: Any, name: str, counters: Counters) -> Any:
     elif isinstance(value, dict):
         return {_utf8(k, name, counters): _utf8(v, name, counters) for k, v in value.items()}
     return value
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; put it in place, durable, if the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        if path.exists() and _digest(path) == _digest(temporary):
-            return
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _digest(path: Path) -> bytes:
-    h = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            h.update(chunk)
-    return h.digest()
