@@ -41,12 +41,18 @@ LARGEST = 64 * 2**20
 class OpenAIChat(Endpoint):
     """A model behind an OpenAI-compatible server: OpenAI, vLLM, llama.cpp, Ollama, ...
 
-    The key comes from the environment only (`api_key_env`); a server on the loopback needs none.
+    `model` is the name that the server knows, `base_url` where it is (left out, OpenAI). The key
+    stands in the environment variable that `api_key_env` names, and nowhere else; a server on the
+    loopback needs none.
+
     `server` says what kind it is, and with it what it can and how it is asked for what OpenAI does
     not have; left out, it is `openai` without a `base_url`, `other` with one. `features` takes the
-    place of what that kind can. At most `slots` calls run at once, fewer while the server is
-    overloaded, within `rpm` requests and `tpm` tokens a minute; `timeout` bounds each try as a
-    whole. `prices` are per million new, cached and generated tokens.
+    place of what that kind can: nothing checks the claim.
+
+    At most `slots` calls run at once, fewer while the server is overloaded. `rpm` and `tpm` are
+    budgets of requests and tokens a minute. `timeout` bounds each try, in seconds. `sampling` holds
+    the defaults of all calls. `prices` are per million new, cached and generated tokens: the
+    summary then shows the cost.
 
     A key that is refused, a model or URL that is not found and a quota that is used up end the run:
     they concern every row.

@@ -270,7 +270,7 @@ async def test_a_reply_cut_at_its_limit_is_told_as_such(
 
 
 @pytest.mark.parametrize("kind", ["openai"])
-async def test_an_endless_reply_costs_one_row_and_one_try(
+async def test_an_endless_reply_costs_one_row(
     ran: Callable[..., Any], server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.chat.openai_chat.LARGEST", 1 << 20)

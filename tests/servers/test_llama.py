@@ -131,6 +131,9 @@ async def test_log_probabilities_are_those_of_the_tokens(chat: OpenAIChat) -> No
         assert len(token.top) == 3
         assert token.logprob == max(token.top.values())  # greedy
         assert sum(map(math.exp, token.top.values())) < 1.001
+    hot = Sampling(temperature=3.0, max_tokens=1, seed=1)
+    (drawn,) = await chat.complete(ask(), sampling=hot, top_logprobs=3)
+    assert drawn.logprobs[0].top == pytest.approx(reply.logprobs[0].top, abs=0.1)  # the model's own
 
 
 async def test_banned_words_are_not_said(chat: OpenAIChat) -> None:
