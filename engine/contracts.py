@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -71,8 +71,8 @@ def _cell(column: str, words: str) -> str:
     return words if column == "meaning" or words in ("", "required") else f"`{words}`"
 
 
-def contract(spec: StageSpec | ResourceSpec) -> Page:
-    """Return the page of a stage or resource."""
+def contract(spec: StageSpec | ResourceSpec, use: str = "") -> Page:
+    """Return the page of a stage or resource; `use` is how a pipeline names it, if not by name."""
     docs = parameter_docs(spec)
     sections: dict[str, Sequence[Entry]] = {}
     facts = (
@@ -90,7 +90,14 @@ def contract(spec: StageSpec | ResourceSpec) -> Page:
         for name, (hint, default) in spec.config.items()
     ]
     filled = {title: entries for title, entries in sections.items() if entries}
-    return Page(spec.name, reflowed(spec.doc), facts, filled, _example(spec))
+    return Page(spec.name, _doc(spec, docs), facts, filled, _example(spec, use))
+
+
+def _doc(spec: StageSpec | ResourceSpec, names: Iterable[str]) -> str:
+    """Return the docstring without the items of a list that stand with the parameters."""
+    items = tuple(f"- `{name}`: " for name in names)
+    lines = reflowed(spec.doc).splitlines()
+    return "\n".join(line for line in lines if not line.startswith(items)).strip()
 
 
 def kind_of(spec: StageSpec) -> str:
@@ -127,15 +134,17 @@ def _reads(spec: StageSpec) -> Iterator[Entry]:
 def _adds(spec: StageSpec) -> Iterator[Entry]:
     for field in row_fields(spec.adds) if spec.adds else ():
         yield Entry(field.name, show(field.type), "")
-    if declared_fields(spec.func) is not None:
+    if declared_fields(spec.func) is not None and not spec.is_sink:
         yield Entry("*", "as its input and configuration say", "")
 
 
 def _resources(spec: StageSpec, docs: Mapping[str, str]) -> Iterator[Entry]:
     for name, need in spec.resources.items():
         needs = f"It needs: {', '.join(need.features)}." if need.features else ""
-        default = "null" if need.optional else "required"
-        yield Entry(name, need.cls.__name__, default, f"{docs[name]} {needs}".strip())
+        kind, default = need.cls.__name__, "required"
+        if need.optional:
+            kind, default = f"{kind} | None", "null"
+        yield Entry(name, kind, default, f"{docs[name]} {needs}".strip())
 
 
 def _default(hint: Any, default: Any) -> str:
@@ -144,9 +153,9 @@ def _default(hint: Any, default: Any) -> str:
     return json.dumps(shown_default(hint, default)[0], ensure_ascii=False)
 
 
-def _example(spec: StageSpec | ResourceSpec) -> str:
+def _example(spec: StageSpec | ResourceSpec, use: str) -> str:
     """Return the line that a pipeline needs at least; what is to be filled in is in capitals."""
-    parts = [f"use: {spec.name}"]
+    parts = [f"use: {use or spec.name}"]
     if isinstance(spec, StageSpec) and spec.is_join:
         streams = ", ".join(f"{name}: STAGE" for name in spec.row_parameters)
         parts.append(f"from: {{{streams}}}")

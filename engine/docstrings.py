@@ -41,7 +41,7 @@ def parameter_docs(spec: StageSpec | ResourceSpec) -> dict[str, str]:
 
     That is `Annotated[..., Field(description=...)]` of the parameter, else the sentences of the
     docstring (of a resource's class and its `__init__`) that name the parameter in backticks, alone
-    or with a value: `name`, `name=3`, `name: 3`.
+    or with a value: `name`, `name=3`, `name: 3`; of an item "- `name`: what it is", what follows.
     """
     hints = {name: hint for name, (hint, _) in spec.config.items()}
     if isinstance(spec, StageSpec):
@@ -65,7 +65,8 @@ def _sentences(doc: str) -> Iterator[str]:
 
 def _naming(name: str, sentences: list[str]) -> str:
     named = re.compile(rf"`{re.escape(name)}(\s*[=:][^`]*)?`")
-    return " ".join(sentence for sentence in sentences if named.search(sentence))
+    found = " ".join(sentence for sentence in sentences if named.search(sentence))
+    return found.removeprefix(f"`{name}`: ")
 
 
 def _described(hint: Any) -> str:

@@ -185,7 +185,8 @@ def as_dot(pipeline: Pipeline) -> str:
         lines.append(f"  {start} -> {end}{f' [label=<{_markup(label)}>]' if label else ''}")
     for start, end, label in _uses(drawing):
         lines.append(
-            f"  {start} -> {end} [style=dashed color=gray50 fontcolor=gray40 constraint=false label=<{_markup(label)}>]"
+            f"  {start} -> {end} [style=dashed color=gray50 fontcolor=gray40 constraint=false "
+            f"label=<{_markup(label)}>]"
         )
     return "\n".join([*lines, "}"]) + "\n"
 

@@ -67,8 +67,8 @@ def pipeline_schema(plugins: Plugins, namespaces: Iterable[str]) -> Schema:
     local = _LOCAL | {"description": "A function of a file, beside the pipeline's."}
     parts |= _chosen("stage", stage, stages, [local]) | _chosen("resource", resource, resources)
     root["$defs"] = definitions | parts
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return dialect | {"title": "A pipeline", "description": "A pipeline of `engine`."} | root
+    about = {"title": "A pipeline", "description": "A pipeline of `engine`."}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **(root | about)}
 
 
 def shown_default(hint: Any, default: Any) -> tuple[Any, bool]:

@@ -52,7 +52,7 @@ def command(name: str | None, form: str) -> int:
         if name.isidentifier():
             plugins.load(name)
         else:
-            page = contract(_found(plugins, name))
+            page = contract(_found(plugins, name), name)
     if name.isidentifier():
         _list(plugins, [name])
     elif form == "markdown":
@@ -116,10 +116,10 @@ def _print(page: Page) -> None:
 
     with console.capture() as printed:
         say(Text(visible(page.name), "bold"), 0)
-        say(Text(visible(page.doc)))
-        console.print()
+        if page.doc:
+            say(Text(f"{visible(page.doc)}\n"))
         for name, value in page.facts.items():
-            say(Text(f"{name:<10}  ", "dim").append(visible(value), "default"))
+            say(Text().append(f"{name:<10}  ", "dim").append(visible(value)))
         for title, entries in page.sections.items():
             console.print()
             say(Text(title, "bold"), 0)
@@ -127,7 +127,7 @@ def _print(page: Page) -> None:
             grid.add_column(no_wrap=True)
             for entry in entries:
                 needed = entry.default in ("", "required")
-                what = Text(visible(entry.type))
+                what = Text().append(visible(entry.type), "cyan")
                 what.append(visible(f"  {'' if needed else '= '}{entry.default}"), "dim")
                 grid.add_row(Text(visible(entry.name)), what)
                 if entry.meaning:

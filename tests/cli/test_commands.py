@@ -294,20 +294,6 @@ def test_what_a_stage_prints_is_talk(pipeline: Write) -> None:
     assert done.stderr.count("noise") == 3
 
 
-def test_plugins_lists_ours_with_their_stages() -> None:
-    done = engine("plugins")
-    assert done.returncode == 0
-    for name in (
-        "dataset.write",
-        "embedded.chat",
-        "pink.revision",
-        "mcts.instances",
-        "sae.planted",
-        "train.reward_position",
-    ):
-        assert name in done.stdout
-
-
 def started(path: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "engine", "run", str(path)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -23,7 +23,7 @@ class Lamp(Resource):
     def __init__(self, *, watts: int = 1, colour: str = "red", cord: float = 1.0) -> None:
         """Choose a lamp.
 
-        - `colour` is a word
+        - `colour`: a word
           of CSS.
         - `cord: 2` is in metres.
         """
@@ -70,7 +70,7 @@ def test_a_description_goes_before_the_sentences_that_name_a_parameter() -> None
 def test_a_resource_is_documented_by_its_class_and_its_constructor() -> None:
     assert parameter_docs(resource_spec(Lamp)) == {
         "watts": "A lamp of `watts` watts. It shines, e.g. `watts=3`, at night.",
-        "colour": "`colour` is a word of CSS.",
+        "colour": "a word of CSS.",
         "cord": "`cord: 2` is in metres.",
     }
 
