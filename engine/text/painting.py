@@ -31,10 +31,13 @@ COLOURS = (  # told apart by the colour-blind, too (Okabe and Ito)
     *("#0072b2", "#d55e00", "#beb414", "#808080"),
 )
 PAGE = "line-height:1.6;text-align:left"
-PROSE = "white-space:pre-wrap;overflow-wrap:anywhere;max-height:32em;overflow:auto"
+PROSE = (  # with room for the line below the last line, or a notebook shows a scroll bar
+    "line-height:1.6;padding-bottom:3px;white-space:pre-wrap;overflow-wrap:anywhere;"
+    "max-height:32em;overflow:auto"
+)
 SMALL = "font-size:.85em;opacity:.8"
 MARK = "font-size:.7em;line-height:0;user-select:none"  # not copied with the text
-CELL = "text-align:left;vertical-align:top;padding:.15em .8em .15em 0"
+CELL = "text-align:left;vertical-align:top;line-height:1.6;padding:.15em .8em .15em 0"
 LINE = ";border-top:1px solid rgba(128,128,128,.35)"
 
 # What cannot be seen, cannot be encoded, or turns the characters around it.
