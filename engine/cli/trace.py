@@ -72,7 +72,7 @@ def open_finished(run: str) -> tuple[ReadOnlyStore, int]:
     try:
         read_pipeline(load(file))  # the plugins define the models that rows hold
     except InputError as error:
-        click.echo(f"engine: note: {error}", err=True)
+        click.echo(f"engine: note: {visible(str(error))}", err=True)
     store = find_runs(Path(document.folder) / ".engine" / str(name))
     runs = [record.id for record in store.runs()]
     chosen = int(number) if number else max(runs, default=0)
