@@ -252,7 +252,9 @@ def _told(summary: Summary) -> Iterator[str]:
         yield f"{replayed:,} calls were answered from the store and not paid again"
     for field, counts in summary.tally.items():
         ranked = sorted(counts.items(), key=lambda item: -item[1])[:ITEMS]
-        yield f"{field}: " + ", ".join(f"{_cut(value, EXAMPLE)} {n:,}" for value, n in ranked)
+        said = [f"{_cut(value, EXAMPLE)} {n:,}" for value, n in ranked]
+        said += [f"… {len(counts) - ITEMS:,} more values"] * (len(counts) > ITEMS)
+        yield f"{field}: {', '.join(said)}"
     for key, c in summary.stages.items():
         for field, count in c.sanitised.items():
             yield f"{key}: {count} lone surrogates in {field!r} were written as U+FFFD"
@@ -266,7 +268,9 @@ def _reasons(key: str, counters: Counters) -> str:
         for example in filter(None, counters.examples.get(reason, ())):
             style = f"{SMALL};padding-left:1.2em;overflow-wrap:anywhere"
             lines.append(f'<div style="{style}">“{escaped(_cut(example, EXAMPLE))}”</div>')
-    return f'<div style="margin-top:.3em;">{"".join(lines)}</div>' if lines else ""
+    if (left := len(counters.reasons) - ITEMS) > 0:
+        lines.append(small(f"{key}: … {left:,} more reasons"))
+    return f'<div style="margin-top:.3em">{"".join(lines)}</div>' if lines else ""
 
 
 def clock(seconds: float) -> str:

@@ -275,6 +275,28 @@ def test_nothing_of_a_run_can_be_markup(show: Show, key: str, reason: str, value
     assert "2 calls were answered from the store" in shown
 
 
+def test_many_reasons_and_values_are_cut_and_said(show: Show) -> None:
+    counters = Counters("map", rejected=25)
+    for i in range(25):
+        counters.reject(f"reason {i}", "")
+    summary = engine.Summary(
+        pipeline="p",
+        status="done",
+        finished=0,
+        rejected=25,
+        dead=0,
+        seconds=0,
+        stages={"s": counters},
+        tally={"origin": {f"value {i}": 1 for i in range(25)}},
+        max_dead=0,
+    )
+    shown = show(summary._repr_html_()).words
+    assert "reason 19" in shown
+    assert "reason 20" not in shown
+    assert "s: … 5 more reasons" in shown
+    assert "value 19 1, … 5 more values" in shown
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0.4, "0s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m")]
 )
