@@ -75,7 +75,7 @@ def shown_default(hint: Any, default: Any) -> tuple[Any, bool]:
     """Return a parameter's default as YAML would hold it, and whether a file may repeat it.
 
     An absolute path (of a file that came with the package) is shown by its name alone, and cannot
-    be repeated, nor can what no YAML holds: that is shown as Python would.
+    be repeated, nor can what no YAML holds: that is shown by its class.
     """
     cut = False
 
@@ -90,9 +90,19 @@ def shown_default(hint: Any, default: Any) -> tuple[Any, bool]:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_defaults=True), not cut
     try:
-        return to_jsonable_python(value, inf_nan_mode="strings"), not cut
+        plain = to_jsonable_python(value)
     except PydanticSerializationError:
-        return repr(value), False
+        return f"<{type(value).__name__}>", False
+    return (plain, not cut) if _is_json(plain) else (str(value), False)
+
+
+def _is_json(value: Any) -> bool:
+    """Return whether JSON holds it: infinity and NaN it does not."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 class _Types(GenerateJsonSchema):
@@ -108,7 +118,7 @@ class _Types(GenerateJsonSchema):
         made, cls = super().model_schema(schema), schema["cls"]
         for name, said in attribute_docs(cls).items():
             info = cls.model_fields.get(name)
-            if info and (inner := made["properties"].get(info.alias or name)) is not None:
+            if info and (inner := made.get("properties", {}).get(info.alias or name)) is not None:
                 inner.setdefault("description", said)
         return made
 
@@ -252,8 +262,8 @@ def _yaml(schema: Schema) -> Schema:
         del made["format"]  # it checks nothing
         if Path(made.get("default") or "").is_absolute():
             del made["default"]
-    if made.get("default", ...) is None:
-        del made["default"]  # editors would write it out
+    if "default" in made and (made["default"] is None or not _is_json(made["default"])):
+        del made["default"]  # null is what editors would write out
     return _or_environment(_flat(made))
 
 

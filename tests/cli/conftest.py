@@ -54,7 +54,7 @@ class Box(Resource):
 
 
 @stage("good.make", version="3")
-async def make(*, file: InputFile = Path(__file__), style: Style = Style()) -> AsyncIterator[Made]:
+async def make(*, file: InputFile = Path(__file__), style: Style = Style(), hues: frozenset[str] = frozenset("ab"), end: float = float("inf")) -> AsyncIterator[Made]:
     """Make \\x1b[31mred\\x07 rows | and more.
 
     It reads `file`. The second paragraph.

@@ -49,6 +49,14 @@ def test_a_parameter_has_type_default_and_docs(schema: Any) -> None:
         "type": "string",
         "description": 'It reads `file`.\n\n`Path`, by default `"st_test_good.py"`',
     }
+    assert make["hues"] == {
+        "type": "array",
+        "items": {"type": "string"},
+        "default": ["a", "b"],
+        "description": '`frozenset[str]`, by default `["a", "b"]`',
+    }
+    assert "default" not in make["end"]  # no YAML holds it
+    assert make["end"]["description"] == '`float`, by default `"inf"`'
     assert schema["$defs"]["Style"]["properties"]["colour"]["description"] == "The colour."
     size = schema["$defs"]["stage:good.size"]["properties"]["with"]
     assert size["properties"]["most"]["description"] == "The largest size.\n\n`int`, required"
