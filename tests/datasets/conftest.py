@@ -32,9 +32,9 @@ from engine import Row, stage
 
 @stage("my.given")
 async def given() -> AsyncIterator[Row]:
-    """Yield nothing: the test gives the rows."""
-    return
-    yield
+    """Yield the test's rows."""
+    for row in ROWS:
+        yield Row.of(row)
 '''
 
 
@@ -68,13 +68,14 @@ def writes(tmp_path: Path) -> Writes:
         declared = ", ".join(f"{name!r}: {hint}" for name, hint in types.items())
         imports = "from typing import *\nfrom engine import *\nfrom engine.rows import *\n"
         fields = f"@fields_of(given)\ndef fields(upstream):\n    return {{{declared}}}\n"
+        fields += f"\n\nROWS = {list(rows)!r}\n"
         (tmp_path / "given.py").write_text(imports + GIVEN + "\n\n" + fields, "utf-8")
         stages = {
             "given": {"use": "./given.py:given"},
             "write": {"use": "dataset.write", "with": {"path": path, **config}},
         }
         pipeline = piped(tmp_path, stages, "writes")
-        async with engine.open(pipeline, store=":memory:", inputs=rows) as run:
+        async with engine.open(pipeline, store=":memory:") as run:
             return await run.finish()
 
     return write
