@@ -155,6 +155,8 @@ class Bound(Chat):
         """See `Chat.complete`."""
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
+        if schema is not None and grammar is not None:
+            raise ValueError("give a schema or a grammar: a reply is held to one of them")
         for feature, wanted in (
             ("prefix", prefix),
             ("schema", schema),

@@ -120,6 +120,10 @@ class OpenAIChat(Endpoint):
             base_url=self._base_url or "https://api.openai.com/v1",  # whatever OPENAI_BASE_URL says
             timeout=self._timeout,
             max_retries=0,  # our limiter retries, so that each try is counted
+            # What is on this machine is not asked through a proxy, whatever the environment says.
+            http_client=sdk.DefaultAsyncHttpxClient(trust_env=False)
+            if is_loopback(self._base_url)
+            else None,
         )
         return self
 
@@ -167,14 +171,16 @@ class OpenAIChat(Endpoint):
     async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
         data = bytearray()
         try:
-            async for chunk in chunks:
-                data += chunk
-                if len(data) > LARGEST:
-                    raise ChatError(f"the reply is longer than {LARGEST >> 20} MiB")
-        except ChatError:
-            raise
+            # Cancelled rather than left: the SDK's generators then end from the innermost outwards.
+            with anyio.CancelScope() as scope:
+                async for chunk in chunks:
+                    data += chunk
+                    if len(data) > LARGEST:
+                        scope.cancel()
         except Exception as error:  # the transport's own, another in each major version of the SDK
             raise self._broken(error) from None
+        if len(data) > LARGEST:
+            raise ChatError(f"the reply is longer than {LARGEST >> 20} MiB")
         return bytes(data)
 
     def _broken(self, error: BaseException) -> ChatError:

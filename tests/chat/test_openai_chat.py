@@ -206,7 +206,7 @@ async def test_errors_never_repeat_the_key(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     # At any place: what is cut off must not leave half a key.
-    for before in (0, 60, 470):
+    for before in (0, 48, 470):
         body = json.dumps({"error": {"message": f"{'x' * before} {key}, or sk-other-1"}})
         async with serving(reply(status, body)) as server:
             async with OpenAIChat(model="m", base_url=server.base_url) as chat:
@@ -461,6 +461,23 @@ async def test_an_endless_reply_is_left(monkeypatch: pytest.MonkeyPatch) -> None
     error = await refused(reply(200, completion("x" * (2 << 20))))
     assert str(error) == "the reply is longer than 1 MiB"
     assert not error.retryable  # it is paid, and would be as long again
+
+
+async def test_a_schema_and_a_grammar_are_one_too_many() -> None:
+    async with OpenAIChat(model="m", server="vllm", base_url=NOWHERE) as chat:
+        with pytest.raises(ValueError, match="a schema or a grammar"):
+            await chat.complete(ask(), schema=Pair, grammar="root ::= [a]")
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
+async def test_a_server_on_this_machine_is_asked_without_a_proxy(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, NOWHERE)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with serving(GOOD) as server:
+        async with OpenAIChat(model="m", base_url=server.base_url) as chat:
+            assert (await chat.send(request())).text == "hello"
 
 
 async def test_openais_address_is_not_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
