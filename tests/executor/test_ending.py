@@ -194,8 +194,9 @@ async def test_two_runs_at_once_in_one_process(pipeline: Write) -> None:
     summaries: list[Any] = []
 
     async def one(n: int) -> None:
+        out = path.with_name(f"out{n}.jsonl")
         summaries.append(
-            await engine.run(path, store=":memory:", set=[f"stages.out.with.path=out{n}.jsonl"])
+            await engine.run(path, store=":memory:", set=[f"stages.out.with.path={out}"])
         )
 
     async with anyio.create_task_group() as tasks:

@@ -96,7 +96,10 @@ class TestDataset(PluginContract):
 
     def examples(self, folder: Path) -> Mapping[str, Example]:
         (folder / "rows.jsonl").write_text('{"question": "What is a kayak?"}\n')
-        return {"dataset.read": Example(path=folder / "rows.jsonl")}
+        return {
+            "dataset.read": Example(path=folder / "rows.jsonl"),
+            "dataset.write": Example([{"question": "Why?"}], path=folder / "out.jsonl"),
+        }
 
 
 class TestEmbedded(PluginContract):
