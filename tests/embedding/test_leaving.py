@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import weakref
@@ -302,6 +303,43 @@ def test_a_loop_that_ends_around_an_abandoned_run_ends(
     assert runs[0].summary.status == "cancelled"
     assert "left in another task than the one that entered" in str(told[0])
     assert asyncio.run(engine.run(plain, **options)).status == "done"
+
+
+TRIO = """
+import sys, trio, engine
+async def rows(path):
+    async with engine.open(path, store=sys.argv[2]) as run:
+        async for row in run:
+            yield row
+async def close(found):
+    try:
+        await found.aclose()
+    except RuntimeError as error:
+        print(error)
+async def main():
+    found = rows(sys.argv[1])
+    await anext(found)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close, found)
+    print((await engine.run(sys.argv[1], store=sys.argv[2])).status, flush=True)
+trio.run(main)
+"""
+
+
+def test_trio_is_told_too_before_it_finds_its_nurseries_out_of_order(
+    plain: Path, tmp_path: Path
+) -> None:
+    found = subprocess.run(  # in a process of its own: trio's state is lost
+        [sys.executable, "-c", TRIO, str(plain), str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    told, status = found.stdout.splitlines()
+    assert "left in another task than the one that entered" in told
+    assert status == "done"  # the store was let go
+    assert "Nursery stack corrupted" in found.stderr
 
 
 # --- many runs, and the host's own affairs --------------------------------------------------------
