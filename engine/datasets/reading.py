@@ -26,7 +26,7 @@ from engine.text import Text
 
 __all__ = ["read"]
 
-CHUNK = 256
+CHUNK = 512
 """Rows that are read at once, in a thread."""
 
 

@@ -14,11 +14,11 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-    is_typeddict,
 )
 
 import orjson
 from pydantic import BaseModel
+from typing_extensions import is_typeddict
 
 from engine.rows import Artifact
 from engine.stages import strip_annotated

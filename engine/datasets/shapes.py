@@ -6,7 +6,9 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypedDict, Union, cast, get_args
+from typing import Any, Union, cast, get_args
+
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from engine.datasets.schema import shown
 from engine.rows import Message
@@ -162,6 +164,7 @@ def peeked(
 def _object(fields: tuple[tuple[str, Any], ...]) -> Any:
     made = cast(Any, TypedDict)("object", dict(fields))
     made.__name__ = made.__qualname__ = shown(made)
+    made.__pydantic_config__ = {"extra": "forbid"}
     return made
 
 

@@ -245,3 +245,16 @@ async def test_ids_come_from_the_content_or_a_field(reads: Reads, tmp_path: Path
     (tmp_path / "rows.jsonl").write_bytes(lines(rows))
     with pytest.raises(engine.EngineError, match=r"rows.jsonl:2: 'n' is no id: it is neither text"):
         await reads("rows.jsonl", id_field="n")
+
+
+async def test_rows_given_in_place_of_a_dataset_have_its_types(
+    tmp_path: Path, pipeline: Callable[..., Path]
+) -> None:
+    row = {"q": "a", "o": {"k": 1}, "turns": [{"role": "user", "content": "hi"}]}
+    (tmp_path / "rows.jsonl").write_bytes(lines([row]))
+    path = pipeline("stages: {read: {use: dataset.read, with: {path: rows.jsonl}}}")
+    async with engine.open(path, store=":memory:", inputs=[row]) as run:
+        rows = [found async for found in run]
+    assert rows[0]["turns"] == (Message(role="user", content=Text("hi")),)
+    with pytest.raises(engine.EngineError, match="the field 'o' should be {k: integer}, not"):
+        await engine.run(path, store=":memory:", inputs=[{**row, "o": {"k": "one"}}])
