@@ -53,7 +53,7 @@ $(VENV)/.full: $(VENV)/.light
 	touch $@
 
 docs: $(VENV)/.full
-	$(BIN)/python -m engine.cli.reference docs/cli.md
+	$(BIN)/python -m engine.cli.reference docs
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

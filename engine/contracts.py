@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from engine.docstrings import parameter_docs, reflowed
+from engine.docstrings import attribute_docs, parameter_docs, reflowed
 from engine.errors import short_path, where
 from engine.resources import ResourceSpec
 from engine.rows import row_fields
@@ -132,8 +132,9 @@ def _reads(spec: StageSpec) -> Iterator[Entry]:
 
 
 def _adds(spec: StageSpec) -> Iterator[Entry]:
+    docs = attribute_docs(spec.adds) if spec.adds else {}
     for field in row_fields(spec.adds) if spec.adds else ():
-        yield Entry(field.name, show(field.type), "")
+        yield Entry(field.name, show(field.type), "", docs.get(field.name, ""))
     if declared_fields(spec.func) is not None and not spec.is_sink:
         yield Entry("*", "as its input and configuration say", "")
 

@@ -7,7 +7,8 @@ import inspect
 import itertools
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -16,7 +17,7 @@ from pydantic.fields import FieldInfo
 from engine.resources import ResourceSpec
 from engine.signature import StageSpec
 
-__all__ = ["attribute_docs", "parameter_docs", "reflowed", "summary"]
+__all__ = ["assigned_docs", "attribute_docs", "parameter_docs", "reflowed", "summary"]
 
 _UNIT = re.compile(r"\n\s*\n|\n(?=\s*[-*] )")  # a paragraph, or an item of a list
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z`\"'(*])")
@@ -88,16 +89,28 @@ def attribute_docs(cls: type) -> dict[str, str]:
     return found
 
 
+def assigned_docs(module: ModuleType) -> dict[str, str]:
+    """Return the docstrings below a module's assignments: name -> text on one line."""
+    try:
+        return _docs_below(ast.parse(inspect.getsource(module)).body)
+    except (OSError, TypeError, SyntaxError):
+        return {}
+
+
 def _own_attribute_docs(cls: type) -> dict[str, str]:
     try:
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except (OSError, TypeError, SyntaxError):
         return {}
+    return _docs_below(body.body if isinstance(body, ast.ClassDef) else [])
+
+
+def _docs_below(body: Sequence[ast.stmt]) -> dict[str, str]:
     found = {}
-    for line, below in itertools.pairwise(body.body if isinstance(body, ast.ClassDef) else ()):
+    for line, below in itertools.pairwise(body):
         match line, below:
             case (
-                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
                 found[name] = " ".join(text.split())

@@ -50,3 +50,4 @@ class RunEnded:
 
 
 Event = RunStarted | StageEnded | DeadLetter | RunEnded
+"""What `engine_event` sees."""
