@@ -85,8 +85,9 @@ def stages() -> str:
             continue
         plugins = Plugins()
         plugins.load(namespace)
-        for spec in (*plugins.stages(namespace), *plugins.resources(namespace)):
-            page = contract(spec)
+        pages = [contract(spec) for spec in plugins.stages(namespace)]
+        pages += [contract(spec) for spec in plugins.resources(namespace)]
+        for page in pages:
             lasting = {k: v for k, v in page.facts.items() if not k.startswith("defined")}
             text = dataclasses.replace(page, facts=lasting).markdown()
             parts.append(re.sub("^#", "##", text, flags=re.MULTILINE))
