@@ -6,6 +6,7 @@ deadline stands still.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 __all__ = ["Limiter"]
+
+LONG = 120.0
+"""Seconds of a pause beyond which it is said that a run waits, and has not stopped."""
 
 
 class Limiter:
@@ -60,7 +64,12 @@ class Limiter:
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            return max(getattr(error, "retry_after", 0.0), backoff(state))
+            asked: float = getattr(error, "retry_after", 0.0)
+            if asked > LONG:
+                logging.getLogger("engine").warning(
+                    "stage %s waits for %.0f s, as the server asks: %s", ctx.stage_key, asked, error
+                )
+            return max(asked, backoff(state))
 
         async def pause(seconds: float) -> None:
             ctx.counters.retries += 1

@@ -39,6 +39,16 @@ async def test_retries_wait_at_least_as_long_as_the_server_asks() -> None:
     assert ctx.counters.retries == 2
 
 
+async def test_a_long_pause_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    for seconds in (30, 3600):
+        busy = ChatError("429: tokens of the day", retryable=True, retry_after=seconds)
+        started = anyio.current_time()
+        await Limiter().run(failing(1, busy), Context("plans"))
+        assert anyio.current_time() - started >= seconds
+    said = "stage plans waits for 3600 s, as the server asks: 429: tokens of the day"
+    assert caplog.messages == [said]
+
+
 async def test_what_no_waiting_cures_is_not_tried_again() -> None:
     ctx = Context("s")
     with pytest.raises(ChatError, match="401"):

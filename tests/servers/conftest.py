@@ -21,7 +21,6 @@ import jsonschema
 import pytest
 
 SHIPPED = Path(__file__).parents[2] / "pipelines" / "pink.yaml"
-KEY = "key-4711-of-nobody"
 Kind = Literal["openai", "vllm"]
 Body = dict[str, Any]
 
