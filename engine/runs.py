@@ -360,8 +360,10 @@ def open_run(
     if into is not None and inputs is None:
         raise TypeError("into= says where inputs= go: give inputs=, too")
     if isinstance(pipeline, Pipeline):
-        if set or plugins or resources:
-            raise TypeError("set=, plugins= and resources= are for a pipeline yet to be read")
+        if set or plugins or resources or into is not None:
+            raise TypeError(
+                "set=, plugins=, resources= and into= are for a pipeline yet to be read"
+            )
     else:
         pipeline = read_pipeline(
             pipeline,

@@ -88,6 +88,8 @@ async def test_a_run_may_be_the_input_of_another(
     async with engine.open(plain, inputs=GIVEN, store=None) as before:
         async with engine.open(spoken, inputs=turned(before), store=None) as after:
             assert sorted([row["answer"] async for row in after]) == ["user: A", "user: B"]
+    async with engine.open(plain, inputs=GIVEN, store=None) as before:
+        assert await answers(plain, before, into="double") == [(1, "A", 2), (2, "B", 4)]
 
 
 async def test_equal_rows_are_several_rows_and_a_key_is_kept(plain: Path) -> None:

@@ -43,7 +43,8 @@ def many() -> Any:
 async def test_break(lab: Any, options: dict[str, Any]) -> None:
     tasks = running()
     async with lab.open(inputs=many(), **options) as run:
-        await _until(lambda: run.counters["second"].received > 10)
+        async for _ in run:
+            break
     assert (run.summary.status, run.summary.exit_code) == ("cancelled", 130)
     await lab.left_nothing(tasks, **options)
 
@@ -82,6 +83,42 @@ async def test_failing_inputs(lab: Any, options: dict[str, Any]) -> None:
         async with lab.open(inputs=[{"question": "q", "number": 1}, 7], **options) as run:
             await run.finish()
     await lab.left_nothing(tasks, **options)
+
+
+@STORES
+async def test_rows_that_had_finished_come_before_the_error(
+    lab: Any, options: dict[str, Any]
+) -> None:
+    rows = []
+    with pytest.raises(StageError, match="is bad"):
+        async with lab.open(inputs=many(), bad=500, **options) as run:
+            async for row in run:
+                rows.append(row)
+    assert len(rows) == run.finished
+    assert run.summary.status == "failed"
+
+
+async def test_leaving_a_run_ends_the_run_within_its_stage(
+    lab: Any, pipeline: Callable[..., Path]
+) -> None:
+    @engine.stage("outer.within")
+    async def within(number: int) -> None:
+        async with lab.open(hang=2, store=None) as inner:
+            await inner.finish()
+
+    class Outer:
+        engine_stages = staticmethod(lambda: [within])
+
+    engine.hookimpl(Outer.engine_stages)
+    path = pipeline(
+        "stages: {questions: {use: ./stages.py:questions}, within: {use: outer.within}}",
+        name="outer.yaml",
+    )
+    tasks = running()
+    async with engine.open(path, plugins=[Outer], limit=1, store=None):
+        await lab.hanging()
+    path.unlink()
+    await lab.left_nothing(tasks, store=None)
 
 
 @STORES

@@ -317,6 +317,16 @@ async def test_rows_may_be_read_after_the_stages_have_ended(plain: Path, tmp_pat
         assert (await run.finish()).finished == 3
 
 
+async def test_a_pipeline_that_was_read_before(plain: Path) -> None:
+    read = engine.open(plain, store=None).pipeline
+    rows = [{"question": "q", "number": 7}]
+    async with engine.open(read, inputs=rows, store=None) as run:
+        assert [row["doubled"] async for row in run] == [14]
+    for more in ({"set": ["seed=2"]}, {"into": "shout"}, {"resources": {"a": FakeChat()}}):
+        with pytest.raises(TypeError, match="are for a pipeline yet to be read"):
+            engine.open(read, inputs=rows, **more)  # type: ignore[arg-type]
+
+
 def test_run_takes_what_open_takes(plain: Path) -> None:
     summary = anyio.run(lambda: engine.run(plain, store=None, limit=2))
     assert (summary.finished, summary.exit_code) == (2, 0)

@@ -3,7 +3,8 @@
 import importlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Any:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The example's module."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("service")
+    yield importlib.import_module("service")
+    for name in ("service", "reading"):
+        del sys.modules[name]
 
 
 class Client(httpx2.AsyncClient):
