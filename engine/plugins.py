@@ -59,12 +59,15 @@ class Plugins:
         self._stages: dict[str, StageSpec] = {}
         self._resources: dict[str, ResourceSpec] = {}
         self._loaded: dict[str, object] = {}
+        self._given: set[str] = set()
 
     def load(self, namespace: str) -> None:
         """Load one plugin by its namespace. Raises PluginError with what to do about it."""
         if namespace in self._loaded:
             return
         if namespace not in self._installed:
+            if any(name.split(".")[0] == namespace for name in self._given):
+                return  # all that there is of it was given
             known = ", ".join(sorted(self._installed)) or "none"
             raise PluginError(
                 f"no plugin named {namespace!r} is installed"
@@ -94,22 +97,32 @@ class Plugins:
         return broken
 
     def add(self, plugin: object) -> None:
-        """Load a plugin by its namespace, or register a module or object that has hooks.
+        """Take a plugin by its namespace, a stage or resource by itself, or an object with hooks.
 
-        An object's namespace is that of its stages and resources; it takes the place of an
-        installed plugin of that name. Raises PluginError for an object without hooks.
+        A stage or resource takes the place of an installed one of its name; a module or object
+        with hooks that of the whole plugin. Raises PluginError for what is none of these.
         """
         if isinstance(plugin, str):
             self.load(plugin)
             return
+        if hasattr(plugin, "__engine_stage__"):
+            spec = stage_spec(plugin)
+            self._given.add(spec.name)
+            self._stages[spec.name] = spec
+            return
+        if hasattr(plugin, "__engine_resource__"):
+            found = resource_spec(plugin)
+            self._given.add(found.name)
+            self._resources[found.name] = found
+            return
         label = getattr(plugin, "__name__", type(plugin).__name__)
         if not any(hasattr(getattr(plugin, hook, None), "engine_impl") for hook in _HOOKS):
             raise PluginError(
-                f"{label} is no plugin: it has no function {' or '.join(_HOOKS)} "
-                "marked with @hookimpl"
+                f"{label} is no plugin: neither a stage nor a resource, and without a function "
+                f"{' or '.join(_HOOKS)} marked with @hookimpl"
             )
-        names = [stage_spec(s).name for s in _given(label, plugin, "engine_stages")]
-        names += [resource_spec(r).name for r in _given(label, plugin, "engine_resources")]
+        names = [stage_spec(s).name for s in _told(label, plugin, "engine_stages")]
+        names += [resource_spec(r).name for r in _told(label, plugin, "engine_resources")]
         self.register(names[0].split(".")[0] if names else f"{label} {id(plugin)}", plugin)
 
     def register(self, namespace: str, module: object) -> None:
@@ -121,12 +134,14 @@ class Plugins:
         _check_hooks(namespace, module)
         self.manager.register(module, name=namespace)
         self._loaded[namespace] = module
-        for spec in map(stage_spec, _given(namespace, module, "engine_stages")):
-            self._claim(namespace, spec.name, spec.func)
-            self._stages[spec.name] = spec
-        for found in map(resource_spec, _given(namespace, module, "engine_resources")):
-            self._claim(namespace, found.name, found.cls)
-            self._resources[found.name] = found
+        for spec in map(stage_spec, _told(namespace, module, "engine_stages")):
+            if spec.name not in self._given:
+                self._claim(namespace, spec.name, spec.func)
+                self._stages[spec.name] = spec
+        for found in map(resource_spec, _told(namespace, module, "engine_resources")):
+            if found.name not in self._given:
+                self._claim(namespace, found.name, found.cls)
+                self._resources[found.name] = found
 
     def _claim(self, namespace: str, name: str, subject: object) -> None:
         if name.split(".")[0] != namespace:
@@ -144,14 +159,16 @@ class Plugins:
 
     def stage(self, use: str) -> StageSpec:
         """Return a stage by `namespace.name`. Raises PluginError with the nearest right name."""
-        self.load(use.split(".")[0])
+        if use not in self._given:
+            self.load(use.split(".")[0])
         if use not in self._stages:
             raise PluginError(_unknown("stage", use, self._stages, "resource", self._resources))
         return self._stages[use]
 
     def resource(self, use: str) -> ResourceSpec:
         """Return a resource by `namespace.name`. Raises PluginError with the nearest right name."""
-        self.load(use.split(".")[0])
+        if use not in self._given:
+            self.load(use.split(".")[0])
         if use not in self._resources:
             raise PluginError(_unknown("resource", use, self._resources, "stage", self._stages))
         return self._resources[use]
@@ -177,7 +194,7 @@ def _unknown(what: str, use: str, known: Iterable[str], other: str, others: Iter
     )
 
 
-def _given(namespace: str, module: object, hook: str) -> list[object]:
+def _told(namespace: str, module: object, hook: str) -> list[object]:
     """Return what a plugin's hook gives. Raises PluginError where it fails."""
     implementation = getattr(module, hook, None)
     if implementation is None:

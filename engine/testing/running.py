@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from engine.errors import nearest
-from engine.hookspecs import hookimpl
 from engine.loader import Document
 from engine.pipeline import read_pipeline
 from engine.resources import Resource
@@ -91,12 +90,12 @@ def open_stage(
         "with": to_jsonable_python(plain) | {name: name for name in resources},
         "on_error": "fail",
     }
-    plugins: list[Any] = [_Plugin(stage)]
+    plugins: list[Any] = [stage]
     stages: dict[str, Any] = {}
     if spec.kind != "source":
         inputs = _inputs(spec, rows)
         for name, (reads, items) in inputs.items():
-            plugins.append(_Plugin(_source(f"{name}_given.rows", reads, items, endless)))
+            plugins.append(_source(f"{name}_given.rows", reads, items, endless))
             stages[f"{name}-given"] = {"use": f"{name}_given.rows"}
         own["from"] = _from(spec, inputs)
     elif rows:
@@ -110,17 +109,6 @@ def open_stage(
     pipeline = read_pipeline(document, plugins=plugins, resources=resources)
     pipeline.given = frozenset()  # the run opens and closes them
     return open_run(pipeline, store=":memory:")
-
-
-class _Plugin:
-    """A plugin of one stage."""
-
-    def __init__(self, stage: Callable[..., Any]) -> None:
-        self._stage = stage
-
-    @hookimpl
-    def engine_stages(self) -> list[Callable[..., Any]]:
-        return [self._stage]
 
 
 def _key(spec: StageSpec) -> str:

@@ -3,12 +3,13 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine import PluginError
+from engine import PluginError, Row, hookimpl, stage
 from engine.errors import DefinitionError, EngineError
 from engine.plugins import Plugins, installed, local_stage
 
@@ -244,3 +245,63 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "folder.py").mkdir()
     with pytest.raises(PluginError, match=r"folder.py cannot be read: Is a directory"):
         local_stage(tmp_path / "folder.py", "shout")
+
+
+class Given(Row):
+    made: int
+
+
+@stage("given.make")
+async def given_make() -> AsyncIterator[Given]:
+    """Make."""
+    yield Given(1)
+
+
+@stage("one.make")
+async def other_make() -> AsyncIterator[Given]:
+    """Make otherwise."""
+    yield Given(2)
+
+
+def test_a_stage_is_given_by_itself(install: Install) -> None:
+    install("one", GOOD)
+    plugins = Plugins()
+    plugins.add(given_make)
+    plugins.add(other_make)
+    assert plugins.stage("given.make").func is given_make
+    assert plugins.stage("one.make").func is other_make  # in the place of the installed one
+    assert plugins.resource("one.box").doc == "A box."  # the rest of that plugin is still there
+    assert plugins.stage("one.make").func is other_make
+    with pytest.raises(PluginError, match="has no stage 'given.mak'; did you mean 'given.make'?"):
+        plugins.stage("given.mak")
+
+
+def test_an_object_with_hooks_is_given(install: Install) -> None:
+    install("one", GOOD)
+
+    class Plugin:
+        @hookimpl
+        def engine_stages(self) -> list[Any]:
+            return [other_make]
+
+        @hookimpl
+        def engine_event(self, event: Any) -> None: ...
+
+    plugins = Plugins()
+    plugins.add(Plugin())
+    assert plugins.stage("one.make").func is other_make
+    with pytest.raises(PluginError, match="'one' has no resource 'one.box'"):
+        plugins.resource("one.box")
+    with pytest.raises(PluginError, match="int is no plugin: neither a stage nor a resource"):
+        plugins.add(3)
+
+
+def test_an_observer_alone_is_given() -> None:
+    class Observer:
+        @hookimpl
+        def engine_event(self, event: Any) -> None: ...
+
+    plugins = Plugins()
+    plugins.add(Observer())
+    plugins.add(Observer())
+    assert len(plugins.manager.hook.engine_event.get_hookimpls()) == 2
