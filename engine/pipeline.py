@@ -75,10 +75,10 @@ def read_pipeline(
 ) -> Pipeline:
     """Read, wire and check a pipeline.
 
-    `overrides` are `--set` assignments; `plugins` are namespaces, or modules and objects with
-    hooks; `resources` take the place of declared ones; `replaced` names the stage whose output is
-    given as `inputs=` (`replace_first`: the first). Raises PipelineError (file, line, column),
-    PluginError or DefinitionError; nothing has been written then.
+    `overrides` are `--set` assignments; `plugins` are namespaces, stages, resource classes, or
+    modules and objects with hooks; `resources` take the place of declared ones; `replaced` names
+    the stage whose output is given as `inputs=` (`replace_first`: the first). Raises PipelineError
+    (file, line, column), PluginError or DefinitionError; nothing has been written then.
     """
     document = source if isinstance(source, Document) else load(source)
     for assignment in overrides:
@@ -338,26 +338,27 @@ def _check_written(stages: Iterable[WiredStage]) -> None:
     """Refuse two stages that write one file, and a stage that writes what another reads."""
     stages = list(stages)
     readers = [(path, wired) for wired in stages for _, path in _paths(wired, is_read)]
-    writers: dict[Path, WiredStage] = {}
+    writers: list[tuple[Path, WiredStage]] = []
     for wired in stages:
         for name, path in _paths(wired, is_output):
             reader = next((other for read, other in readers if _meet(read, path)), None)
-            other = reader or writers.setdefault(path, wired)
-            if other is not wired or reader:
+            writer = next((w for p, w in writers if w is not wired and _meet(p, path)), None)
+            if other := reader or writer:
                 verb = "reads" if reader else "writes"
                 raise (wired.place / "with" / name).error(
                     f"{wired.label}, {name}: {other.label} {verb} this file, too: write another"
                 )
+            writers.append((path, wired))
 
 
-def _meet(read: Path, written: Path) -> bool:
-    """Return whether what is read (a file, a folder, a glob) holds what is written, or lies in it.
+def _meet(one: Path, written: Path) -> bool:
+    """Return whether a file, folder or glob holds what is written, or lies in it.
 
-    Else the next run would read what this one wrote.
+    Else the next run would read what this one wrote, or a folder take the place of another's file.
     """
-    pattern = str(read).replace("**/", "*")  # fnmatch's star crosses folders
-    named = fnmatch(str(written), pattern) if "**" in str(read) else written.match(str(read))
-    return read == written or named or read in written.parents or written in read.parents
+    pattern = str(one).replace("**/", "*")  # fnmatch's star crosses folders
+    named = fnmatch(str(written), pattern) if "**" in str(one) else written.match(str(one))
+    return one == written or named or one in written.parents or written in one.parents
 
 
 def _paths(wired: WiredStage, wanted: Callable[[Any], bool]) -> list[tuple[str, Path]]:

@@ -33,7 +33,7 @@ def card(
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {ctx.pipeline or 'dataset'}",
         f"{_counted(rows)}, written by the stage `{ctx.stage_key}` of the pipeline "
-        f"`{ctx.pipeline}` of [engine](https://pypi.org/project/st-engine/).",
+        f"`{ctx.pipeline}` (`st-engine`).",
         "## Columns",
         _table(["column", "type"], [[f"`{name}`", shown(hint)] for name, hint in fields.items()]),
     ]

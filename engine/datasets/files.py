@@ -82,9 +82,10 @@ def needs(module: str, extra: str, why: str) -> None:
 def _globbed(path: Path) -> list[Path]:
     if not glob.has_magic(str(path)):
         raise ValueError(f"path: there is no file {_shown(path)}{_near(path)}")
-    top = Path(path.anchor)
-    matched = top.glob(str(path.relative_to(top)))
-    files = sorted(p for p in matched if p.is_file() and not p.name.startswith("."))
+    top = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+    matched = [p.relative_to(top) for p in top.glob(str(path.relative_to(top))) if p.is_file()]
+    hidden = (any(part.startswith(".") for part in p.parts) for p in matched)
+    files = sorted(top / p for p, skipped in zip(matched, hidden, strict=True) if not skipped)
     if not files:
         raise ValueError(f"path: no file matches {_shown(path)}{_near(path)}")
     return files

@@ -67,8 +67,8 @@ def check_push(repo: str) -> None:
         raise ValueError(f"hub: write whose it is, too: `org/{repo}`")
     if not os.environ.get(TOKEN):
         raise ValueError(
-            f"hub: the environment variable {TOKEN} is not set: export a token that may write to "
-            f"{repo} (huggingface.co/settings/tokens)"
+            f"hub: the environment variable {TOKEN} is not set: export a token of the Hub that may "
+            f"write to {repo}"
         )
 
 

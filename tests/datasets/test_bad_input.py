@@ -179,3 +179,20 @@ stages:
     if "**" not in read:
         (tmp_path / "p.yaml").write_text(fine)
         read_pipeline(tmp_path / "p.yaml")
+
+
+def test_no_folder_takes_the_place_of_another_stage_s_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": 1}\n')
+    (tmp_path / "p.yaml").write_text(
+        """
+name: p
+stages:
+  read: {use: dataset.read, with: {path: rows.jsonl}}
+  one: {use: dataset.write, with: {path: out/rows.jsonl}}
+  two: {use: dataset.write, with: {path: out, format: datasets}}
+"""
+    )
+    with pytest.raises(
+        PipelineError, match=r"6:42: stage two .*: stage one .* writes this file, too"
+    ):
+        read_pipeline(tmp_path / "p.yaml")

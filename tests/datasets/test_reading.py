@@ -130,6 +130,8 @@ async def test_globs_and_lists_in_order(reads: Reads, tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / f"{name}.jsonl").write_bytes(lines([{"q": folder + name}]))
     (tmp_path / "b" / ".hidden.jsonl").write_text("no JSON")
+    (tmp_path / ".o.part").mkdir()
+    (tmp_path / ".o.part" / "o.jsonl").write_text("no JSON")
     (tmp_path / "b" / "3.jsonl").write_text("")
     assert [row["q"] for row in (await reads("b/*.jsonl")).rows] == ["b10", "b2"]
     found = await reads("**/*.jsonl")

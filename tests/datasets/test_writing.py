@@ -202,7 +202,7 @@ stages:
         ({"path": "o.jsonl", "fields": ["m"]}, "fields: no row has 'm'"),
         ({"path": "o.jsonl", "hub": "o/n", "fields": ["n"]}, "`hub`, `private`, `license` and `tags` are for `format: da"),
         ({"path": "o.jsonl"}, "'b' is list of bytes, which JSON has not: leave it out of `fields:`"),
-        ({"path": "o", "format": "datasets", "hub": "o/n"}, "HF_TOKEN is not set: export a token that may"),
+        ({"path": "o", "format": "datasets", "hub": "o/n"}, "HF_TOKEN is not set: export a token of the"),
         ({"path": "o", "format": "datasets", "hub": "name"}, "write whose it is, too: `org/name`"),
         ({"path": "o", "format": "datasets", "hub": "a b/c"}, "'a b/c' is no dataset's name"),
     ],
