@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from engine.services import Counters
     from engine.wiring import WiredStage
 
-__all__ = ["clock", "pipeline_html", "row_html", "stage_numbers", "summary_html"]
+__all__ = ["clock", "pipeline_html", "row_html", "rows_html", "stage_numbers", "summary_html"]
 
 ITEMS = 20  # of a list
+ROWS = 5  # of a stage that was tried
 DEPTH = 6  # of values in values
 EXAMPLE = 160  # characters
 WHOLE = ";white-space:nowrap"
@@ -51,6 +52,13 @@ def row_html(row: Row) -> str:
     cells = [[_name(key), _value(value, sources)] for key, value in row.fields.items()]
     head = f"<b>{escaped(name)}</b>" + (f" {escaped(row_id)}" if row_id else "")
     return page(f"<div>{head}</div>", table([], cells, styles=[WHOLE]), sources.legend())
+
+
+def rows_html(rows: Sequence[Row], rejected: Mapping[str, int]) -> str:
+    """The rows of a stage that was tried, the first few of them, and why others were dropped."""
+    told = [f"{len(rows)} rows" + (f", the first {ROWS}" if len(rows) > ROWS else "")]
+    told += [f"{count} x {reason}" for reason, count in rejected.items()]
+    return page(*(row_html(row) for row in rows[:ROWS]), small(" · ".join(told)))
 
 
 def _name(name: str) -> str:

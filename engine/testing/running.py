@@ -20,6 +20,7 @@ from engine.runs import Run, open_run
 from engine.services import Counters
 from engine.stages import Read, StageSpec, fields_of, stage, stage_spec
 from engine.testing.fakes import FakeChat
+from engine.views import rows_html
 
 __all__ = ["StageRows", "collect", "open_stage", "run_stage"]
 
@@ -34,6 +35,9 @@ class StageRows(list[Row]):
     """Reason -> how many rows were dropped with it."""
     counters: Counters
     """The stage's counters."""
+
+    def _repr_html_(self) -> str:
+        return rows_html(self, self.rejected)
 
 
 async def run_stage(

@@ -113,6 +113,15 @@ async def test_a_map_and_its_rejects() -> None:
     assert rows.counters.examples["too_long"] == ["a" * 30]
 
 
+async def test_a_notebook_shows_the_rows_and_the_rejects() -> None:
+    rows = await run_stage(
+        shout, [{"question": f"why {n}"} for n in range(9)] + [{"question": "?" * 99}]
+    )
+    page = rows._repr_html_()
+    assert page.count("WHY") == 5
+    assert "9 rows, the first 5 · 1 x too_long" in page
+
+
 async def test_rows_of_a_row_type_keep_their_texts_and_keys() -> None:
     class Question(Row):
         question: Text
