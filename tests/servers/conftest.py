@@ -129,7 +129,7 @@ class Server:
         self.asked: list[tuple[Mapping[str, str], Body]] = []
         """Headers and body of each request that it got."""
         self.paid = 0
-        """Completions that went out whole."""
+        """Completions that it gave."""
         self.wrong: list[str] = []
         """What was wrong with the form of requests."""
         self.fault: Callable[[int, Body], Body | None] = lambda number, body: None
@@ -176,9 +176,9 @@ class Server:
         if made is None:
             made = completion(self.say(body))
         if "choices" in made:
-            self._send(http, Fault(200, json.dumps(made).encode()))
             with self._lock:
-                self.paid += 1
+                self.paid += 1  # before it is sent: the client may be the faster
+            self._send(http, Fault(200, json.dumps(made).encode()))
             return
         found = Fault(**made)
         if found.form == "hang":
