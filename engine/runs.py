@@ -350,9 +350,10 @@ def open_run(
     `.engine/<name>/` beside the file. `set` are `--set` assignments; `limit` takes the first N
     source rows; `fresh` starts a new generation.
 
-    `plugins` are namespaces to load, or modules and objects with hooks (an observer, or stages of
-    your own). `resources` take the place of those that the file declares, by key; they are open
-    already and stay open, so that several runs share one client and its limits.
+    `plugins` are namespaces to load, stages and resource classes of your own, or modules and
+    objects with hooks (an observer, say). `resources` take the place of those that the file
+    declares, by key; they are open already and stay open, so that several runs share one client
+    and its limits.
 
     Raises InputError before anything is written, and TypeError where a Pipeline that is already
     read is given options that belong to its reading.

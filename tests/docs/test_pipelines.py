@@ -75,5 +75,6 @@ def test_yaml_blocks_are_yaml(root: Path) -> None:
 
 def test_links_lead_somewhere(root: Path) -> None:
     for path in [*(root / "docs").glob("*.md"), *root.glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text("utf-8")):
+        prose = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.M | re.S)
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", prose):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
