@@ -154,7 +154,6 @@ class Run:
         try:
             await self._tasks.start(self._live)
         except BaseException:
-            self._leaving.set()
             self._tasks.cancel_scope.cancel()
             await self._tasks.__aexit__(None, None, None)
             self._task = None
@@ -245,7 +244,6 @@ class Run:
                 "is closed; close such a generator with contextlib.aclosing, or give the run a "
                 "task of its own (docs/embedding.md)"
             )
-        self._tasks.cancel_scope.shield = True  # the stages end in order, whatever happens around
         await self._tasks.__aexit__(None, None, None)
         if exc is None:
             self._raise()

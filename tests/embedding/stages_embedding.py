@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import engine
-from engine import Row, Text, stage
+from engine import Artifact, Context, Row, Text, stage
 from engine.chat import Chat, Message
 from engine.rows import Dialogue
 
@@ -56,6 +56,17 @@ async def double(number: int, *, bad: int = -1) -> Doubled:
     if number == bad:
         raise ValueError(f"{number} is bad")
     return Doubled(2 * number)
+
+
+class Drawing(Row):
+    drawing: Artifact
+
+
+@stage("x.draw")
+async def draw(question: Text, *, ctx: Context) -> Drawing:
+    with ctx.blobs.new("text/plain") as blob:
+        blob.path.write_text(question)
+    return Drawing(blob.artifact)
 
 
 @stage("x.ask")

@@ -317,6 +317,22 @@ async def test_rows_may_be_read_after_the_stages_have_ended(plain: Path, tmp_pat
         assert (await run.finish()).finished == 3
 
 
+async def test_the_store_stays_open_until_the_run_is_left(
+    pipeline: Write, stages_file: Path
+) -> None:
+    path = pipeline(
+        "stages: {questions: {use: ./stages.py:questions}, draw: {use: ./stages.py:draw}}",
+        stages=stages_file,
+    )
+    async with engine.open(path, store=":memory:") as run:
+        await until(lambda: run.summary.status == "done")
+        await anyio.wait_all_tasks_blocked()
+        assert run.store is not None
+        files = [run.store.blobs.path(row["drawing"]) async for row in run]
+        assert sorted(f.read_text() for f in files) == [f"question {n}" for n in range(3)]
+    assert not any(f.exists() for f in files)
+
+
 async def test_a_pipeline_that_was_read_before(plain: Path) -> None:
     read = engine.open(plain, store=None).pipeline
     rows = [{"question": "q", "number": 7}]
