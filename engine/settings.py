@@ -40,7 +40,7 @@ class _Written:
 InputFile = Annotated[Path, _Read]
 """A file that the stage reads; relative to the pipeline file; its content is in the fingerprint."""
 InputData = Annotated[Path, _Data, NotResult]
-"""A file, folder or glob that a source reads; relative to the pipeline file; not in the fingerprint.
+"""A file, folder or glob that a source reads; relative to the pipeline file, not fingerprinted.
 
 Whether it is there the source says itself, by `fields_of`."""
 OutputPath = Annotated[Path, _Written]

@@ -9,6 +9,7 @@ import pytest
 import engine
 from engine.errors import EngineError, PipelineError
 from engine.pipeline import read_pipeline
+from engine.testing import PluginContract
 
 pytestmark = pytest.mark.anyio
 MAKE = '''
@@ -114,3 +115,7 @@ async def test_no_value_leads_out_of_the_folder(tmp_path: Path, name: str) -> No
 def test_what_validate_tells(tmp_path: Path, config: dict[str, str], said: str) -> None:
     with pytest.raises(PipelineError, match=said):
         read_pipeline(make(tmp_path, config))
+
+
+class TestArtifact(PluginContract):
+    plugin = "artifact"
