@@ -13,7 +13,9 @@ from types import CodeType
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
 
+from engine.errors import DefinitionError
 from engine.keys import canonical, digest
 from engine.settings import NotResult, is_input, is_marked, is_output, map_paths
 from engine.signature import StageSpec
@@ -28,7 +30,7 @@ def stage_fingerprint(
     code = f"version {spec.version}".encode() if spec.version else code_digest(spec.func)
     hints = {name: hint for name, (hint, _) in spec.config.items()}
     settings = {
-        name: _plain(map_paths(hints[name], value, _path))
+        name: _setting(spec, name, map_paths(hints[name], value, _path))
         for name, value in config.items()
         if not is_marked(hints[name], NotResult) and not is_output(hints[name])
     }
@@ -46,6 +48,17 @@ def stage_fingerprint(
 def _path(hint: Any, path: Path) -> Any:
     """Return a file by its content, and any other path by its name."""
     return {"file": digest("file", path.read_bytes()).hex()} if is_input(hint) else str(path)
+
+
+def _setting(spec: StageSpec, name: str, value: Any) -> Any:
+    try:
+        return _plain(value)
+    except PydanticUserError as error:
+        raise DefinitionError(
+            spec.func,
+            f"the default of {name!r} is of type {type(value).__name__}, which has no JSON form to be "
+            "fingerprinted by: use a type that pydantic knows, or None",
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -49,7 +49,7 @@ async def write(rows: AsyncIterable[Row], *, path: OutputPath, field: str, ctx: 
                 "put `{row_id}` or a field that differs into `path:`"
             )
         taken[target] = row.row_id
-        artifact = row[field]
+        artifact = row.fields.get(field)
         if not isinstance(artifact, Artifact):
             raise ValueError(f"row {row.row_id}: {field!r} is no artifact")
         await anyio.to_thread.run_sync(_copy, ctx.blobs.path(artifact), target, artifact.folder)
@@ -73,7 +73,7 @@ def _target(path: Path, row: Row) -> Path:
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        found = row.row_id if name == "row_id" else row[name]
+        found = row.row_id if name == "row_id" else row.fields.get(name)
         text = str(found)
         if isinstance(found, bool) or not isinstance(found, (str, int)) or len(text) > 100:
             text = ""

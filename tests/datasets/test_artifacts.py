@@ -9,7 +9,6 @@ import pytest
 import engine
 from engine.errors import EngineError, PipelineError
 from engine.pipeline import read_pipeline
-from engine.testing import PluginContract
 
 pytestmark = pytest.mark.anyio
 MAKE = '''
@@ -117,5 +116,17 @@ def test_what_validate_tells(tmp_path: Path, config: dict[str, str], said: str) 
         read_pipeline(make(tmp_path, config))
 
 
-class TestArtifact(PluginContract):
-    plugin = "artifact"
+async def test_a_row_without_an_artifact_is_told(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"f": []}\n')
+    stages = {
+        "read": {"use": "dataset.read", "with": {"path": "r.jsonl"}},
+        "put": {"use": "artifact.write", "with": {"path": "out", "field": "f"}},
+    }
+    (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "stages": stages}))
+    with pytest.raises(PipelineError, match="field: 'f' is list of anything, not an Artifact"):
+        read_pipeline(tmp_path / "p.yaml")
+    (tmp_path / "r.jsonl").write_text('{"f": 1}\n{"g": 2}\n')
+    stages["put"]["with"] = {"path": "out/{f}", "field": "g"}
+    (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "stages": stages}))
+    with pytest.raises(EngineError, match=r"row \w+: 'g' is no artifact"):
+        await engine.run(tmp_path / "p.yaml", store=":memory:")

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from engine.fingerprint import code_digest
+from engine import DefinitionError, stage
+from engine.fingerprint import code_digest, stage_fingerprint
 from engine.loader import loads
 from engine.pipeline import read_pipeline
+from engine.stages import stage_spec
 
 STAGE = '''
 """A module."""
@@ -223,7 +225,8 @@ def test_the_whole_package_counts_and_its_prompts(package: Callable[..., bytes])
 
 NOTEBOOK = """
 import hashlib, sys
-from engine.fingerprint import code_digest
+from engine import DefinitionError, stage
+from engine.fingerprint import code_digest, stage_fingerprint
 source = {source!r}
 space = {{"__name__": "cell"}}
 exec(compile(source, "<cell>", "exec"), space)
@@ -261,3 +264,18 @@ def test_a_notebook_cell_counts_by_its_source(monkeypatch: pytest.MonkeyPatch) -
     assert digest_of(plain) == digest_of(plain.replace("return", "'Doc.'\n    return"))
     assert digest_of(plain) == digest_of("# a cell\n\n" + plain)
     assert digest_of(plain) != digest_of(plain.replace("1", "2"))
+
+
+class Opaque:
+    """What pydantic does not know."""
+
+
+def test_a_default_without_a_json_form_is_told() -> None:
+    @stage("toy.opaque")
+    async def opaque(text: str, *, how: Opaque = Opaque()) -> None:  # noqa: B008 - the case
+        """Do nothing."""
+
+    with pytest.raises(
+        DefinitionError, match="the default of 'how' is of type Opaque, which has no JSON"
+    ):
+        stage_fingerprint(stage_spec(opaque), "k", {"how": Opaque()}, {}, 0)

@@ -178,15 +178,18 @@ async def test_a_resource_that_fits_nothing_is_refused(pipeline: Write, stages_f
         engine.open(path, resources={"writer": object()})  # type: ignore[dict-item]
 
 
+class Observer:
+    """A plugin that is an object."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    @engine.hookimpl
+    def engine_event(self, event: Any) -> None:
+        self.events.append(type(event).__name__)
+
+
 async def test_an_object_given_as_a_plugin_observes_one_run_alone(plain: Path) -> None:
-    class Observer:
-        def __init__(self) -> None:
-            self.events: list[str] = []
-
-        @engine.hookimpl
-        def engine_event(self, event: Any) -> None:
-            self.events.append(type(event).__name__)
-
     one, other = Observer(), Observer()
     async with engine.open(plain, store=None, plugins=[one]) as run:
         async with engine.open(plain, store=None, plugins=[other]):
@@ -324,12 +327,15 @@ async def test_the_store_stays_open_until_the_run_is_left(
         "stages: {questions: {use: ./stages.py:questions}, draw: {use: ./stages.py:draw}}",
         stages=stages_file,
     )
-    async with engine.open(path, store=":memory:") as run:
+    observer = Observer()
+    async with engine.open(path, store=":memory:", plugins=[observer]) as run:
         await until(lambda: run.summary.status == "done")
         await anyio.wait_all_tasks_blocked()
+        assert "RunEnded" not in observer.events
         assert run.store is not None
         files = [run.store.blobs.path(row["drawing"]) async for row in run]
         assert sorted(f.read_text() for f in files) == [f"question {n}" for n in range(3)]
+    assert observer.events[-1] == "RunEnded"
     assert not any(f.exists() for f in files)
 
 
