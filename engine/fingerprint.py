@@ -56,8 +56,8 @@ def _setting(spec: StageSpec, name: str, value: Any) -> Any:
     except PydanticUserError as error:
         raise DefinitionError(
             spec.func,
-            f"the default of {name!r} is of type {type(value).__name__}, which has no JSON form to be "
-            "fingerprinted by: use a type that pydantic knows, or None",
+            f"the default of {name!r} is of type {type(value).__name__}, which has no JSON form "
+            "for the fingerprint: use a type that pydantic knows, or None",
         ) from error
 
 
