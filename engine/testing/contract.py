@@ -281,9 +281,13 @@ class _Silent(FakeChat):
 
 
 async def _iterate(run: Run) -> None:
-    async with run:
-        async for _ in run:
-            pass
+    """Iterate a run to its end; what failed stands in its summary, whoever is told first."""
+    try:
+        async with run:
+            async for _ in run:
+                pass
+    except* StageError:
+        pass
 
 
 def _ends(counters: Mapping[str, Counters]) -> list[tuple[int, ...]]:
