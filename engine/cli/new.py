@@ -32,5 +32,6 @@ def plugin(name: str, parent: Path) -> int:
 
     folder = new_plugin(name, parent)
     click.echo(f"{folder}: a source, a map that asks a chat, a stream, and their tests")
-    click.echo(f"  pip install -e {folder}\n  pytest {folder}\n  engine run {folder}/pipeline.yaml")
+    place = folder if folder.is_absolute() else f"./{folder}"  # a bare name is one of the index
+    click.echo(f"  pip install -e {place}\n  pytest {folder}\n  engine run {folder}/pipeline.yaml")
     return 0
