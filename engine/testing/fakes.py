@@ -20,6 +20,7 @@ from engine.typecheck import show
 __all__ = ["CannotMakeUp", "FakeChat", "made_up", "made_up_json"]
 
 Replies = Callable[[Request], str | Answer | Exception] | Iterable[str | Answer | Exception]
+_USED_UP = "the fake chat's replies are used up; there is none to"
 _DEEPEST = 6
 """Levels of a made-up value after which lists stay empty: a schema may contain itself."""
 
@@ -68,7 +69,7 @@ def _script(replies: Replies | None) -> Callable[[Request], str | Answer | Excep
     if isinstance(replies, str):
         raise TypeError("replies are a list of texts, or a function: write FakeChat([text])")
     left = iter(replies)
-    return lambda request: next(left, ChatError("the fake chat's replies are used up"))
+    return lambda request: next(left, ChatError(f"{_USED_UP} {request.messages[-1].content!r}"))
 
 
 def _made_up_reply(request: Request) -> str:
