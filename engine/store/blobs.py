@@ -45,6 +45,22 @@ class BlobFolder:
             raise StoreError(f"the blob {artifact.digest} is missing from {self.root}")
         return path
 
+    def put(self, data: bytes) -> str:
+        """Keep bytes; return their name. Durable on return."""
+        with self.new("") as writer:
+            writer.path.write_bytes(data)
+        return writer.artifact.digest
+
+    def read(self, digest: str) -> bytes:
+        """Return the bytes of this name. Raises StoreError if they are gone or changed."""
+        try:
+            data = self._place(digest).read_bytes()
+        except OSError as error:
+            raise StoreError(f"the blob {digest} cannot be read: {error}") from error
+        if blake2b(data, digest_size=16).hexdigest() != digest:
+            raise StoreError(f"the blob {digest} in {self.root} is damaged: its digest differs")
+        return data
+
     @contextmanager
     def new(self, media_type: str, *, folder: bool = False) -> Iterator[_Writer]:
         """Open a new blob; nothing is left behind if the block raises."""

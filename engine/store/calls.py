@@ -28,18 +28,11 @@ class Calls:
 
     def replay(self, key: bytes, sample: int) -> bytes | None:
         """Return the stored reply of this call and sample, if there is one."""
-        found = self._store.read(
-            "SELECT reply FROM calls WHERE generation=? AND key=? AND sample=?",
-            (self._store.generation, key, sample),
-        )
-        return found[0] if found else None
+        return self._store.replay(key, sample)
 
     async def record(self, key: bytes, sample: int, reply: bytes) -> None:
         """Store a reply; returns once it is durable."""
-        self._store.write(
-            "INSERT OR IGNORE INTO calls VALUES (?,?,?,?)",
-            (self._store.generation, key, sample, reply),
-        )
+        self._store.put("calls", (self._store.generation, key, sample, reply))
         await self._store.flush()
 
     def refusals(self, key: bytes, fingerprint: bytes) -> Collection[int]:
@@ -49,7 +42,5 @@ class Calls:
     def refuse(self, key: bytes, sample: int, fingerprint: bytes, reason: str) -> None:
         """Record a refusal."""
         self._refused.setdefault((key, fingerprint), set()).add(sample)
-        self._store.write(
-            "INSERT OR REPLACE INTO refusals VALUES (?,?,?,?,?)",
-            (self._store.generation, key, fingerprint, sample, dump_json({"reason": reason})),
-        )
+        note = dump_json({"reason": reason})
+        self._store.put("refusals", (self._store.generation, key, fingerprint, sample, note))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ __all__ = ["Commits"]
 
 GROUP_SECONDS = 0.02
 OVERHEAD = 400  # bytes that a queued statement costs beside its values
-_Statement = tuple[str, tuple[Any, ...]]
+_Values = tuple[Any, ...]
+_Statement = tuple[str, _Values, str]
 
 
 class Commits:
@@ -24,8 +26,15 @@ class Commits:
     A group is one transaction: what is queued without an await in between is committed together.
     """
 
-    def __init__(self, connection: apsw.Connection, *, threaded: bool) -> None:
-        self._connection = connection
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        seal: Callable[[str, _Values], _Values],
+        *,
+        threaded: bool,
+    ) -> None:
+        self._connection, self._seal = connection, seal
+        self._writing = threading.Lock()
         self._limiter = anyio.CapacityLimiter(1) if threaded else None
         self._queue: list[_Statement] = []
         self._after: list[Callable[[], None]] = []
@@ -38,12 +47,25 @@ class Commits:
         self._running = anyio.CancelScope(shield=True)
         self._over = False
 
-    def write(self, sql: str, values: tuple[Any, ...]) -> None:
-        """Queue one statement. Raises StoreError once the store has failed."""
+    def write(self, sql: str, values: _Values, table: str = "") -> None:
+        """Queue one statement. Raises StoreError once the store has failed.
+
+        With `table`, the values are those of a record, to be sealed by the thread that writes.
+        """
         self._check()
-        self._queue.append((sql, values))
+        self._queue.append((sql, values, table))
         self.backlog += sum([len(v) for v in values if isinstance(v, (bytes, str))]) + OVERHEAD
         self._wake.set()
+
+    def now(self, sql: str, rows: Sequence[_Values]) -> None:
+        """Commit one statement for each of some rows before returning. Raises StoreError."""
+        self._check()
+        try:
+            with self._writing, self._connection:
+                self._connection.executemany(sql, rows)
+        except (apsw.Error, OSError) as error:
+            self._failed = error
+            self._check()
 
     def after(self, action: Callable[[], None]) -> None:
         """Do something once all queued so far is durable (never, if that fails)."""
@@ -106,9 +128,10 @@ class Commits:
             self._current.set()
 
     def _commit(self, group: Sequence[_Statement], after: Sequence[Callable[[], None]]) -> None:
-        with self._connection:
+        sealed = [(sql, self._seal(t, values) if t else values) for sql, values, t in group]
+        with self._writing, self._connection:
             execute = self._connection.execute
-            for sql, values in group:
+            for sql, values in sealed:
                 execute(sql, values)
         for action in after:
             action()

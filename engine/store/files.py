@@ -12,22 +12,22 @@ from engine.errors import StoreError, short_path
 
 __all__ = ["Lock", "open_for_reading", "open_for_writing"]
 
-VERSION = 2
+VERSION = 3
 # Tables with row numbers, so that what comes is appended: its random key stands in an index alone.
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY);
-CREATE TABLE runs (id INTEGER PRIMARY KEY, generation INT, started REAL, status TEXT, pipeline TEXT,
-    summary BLOB);
+CREATE TABLE runs (id INTEGER PRIMARY KEY, generation INT, started REAL, pipeline TEXT, stages BLOB,
+    digest BLOB, status TEXT, ended REAL, summary BLOB);
 CREATE TABLE memo (generation INT, key BLOB, ordinal INT, kind TEXT, body BLOB, note BLOB,
-    count INT, row BLOB, own_key BLOB, PRIMARY KEY (key, ordinal, generation));
-CREATE TABLE calls (generation INT, key BLOB, sample INT, reply BLOB,
+    count INT, row BLOB, own_key BLOB, digest BLOB, PRIMARY KEY (key, ordinal, generation));
+CREATE TABLE calls (generation INT, key BLOB, sample INT, reply BLOB, digest BLOB,
     PRIMARY KEY (key, sample, generation));
 CREATE TABLE refusals (generation INT, key BLOB, fingerprint BLOB, sample INT, note BLOB,
-    PRIMARY KEY (key, fingerprint, sample, generation));
+    digest BLOB, PRIMARY KEY (key, fingerprint, sample, generation));
 CREATE TABLE texts (did BLOB PRIMARY KEY, record BLOB);
 CREATE TABLE rows (run INT, fate TEXT, stage TEXT, row BLOB, place BLOB, body BLOB, note BLOB,
-    PRIMARY KEY (run, fate, stage, row));
-CREATE TABLE spool (place TEXT, row BLOB, body BLOB, PRIMARY KEY (place, row));
+    digest BLOB, PRIMARY KEY (run, fate, stage, row));
+CREATE TABLE spool (place TEXT, row BLOB, body BLOB, digest BLOB, PRIMARY KEY (place, row));
 """
 
 
@@ -107,11 +107,15 @@ def open_for_reading(path: Path) -> apsw.Connection:
 
 def _check(connection: apsw.Connection, path: str) -> None:
     version = connection.execute("SELECT value FROM meta WHERE name='version'").get
-    if version != VERSION:
-        raise StoreError(
-            f"the store {short_path(path)} has version {version}, and this engine reads {VERSION}: "
-            "use the engine that wrote it, or move the folder away"
-        )
+    if version == VERSION:
+        return
+    newer = isinstance(version, int) and version > VERSION
+    found = "was written by a newer engine" if newer else "is older than the first release"
+    do = "upgrade the engine, or move the folder away" if newer else "move the folder away"
+    raise StoreError(
+        f"the store {short_path(path)} {found} (its version is {version}; this engine reads "
+        f"{VERSION}): {do}"
+    )
 
 
 def _refusal(path: str, error: Exception) -> StoreError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Protocol, Self
 
 from engine.services import Blobs, CallRecords
@@ -52,8 +52,14 @@ class RunRecord:
     id: int
     generation: int
     started: float
+    """Wall time, in seconds."""
     status: str
     summary: Mapping[str, Any]
+    pipeline: str = ""
+    ended: float | None = None
+    """Wall time, in seconds; None while it runs, or if it was killed."""
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    """What `begin` was told of the stages, by stage key."""
 
 
 class Store(Protocol):
@@ -91,8 +97,14 @@ class Store(Protocol):
         """Commit what is queued, and close. Raises StoreError if it cannot be committed."""
         ...
 
-    def begin(self, *, pipeline: str, fresh: bool) -> None:
-        """Begin a run, in a new generation if `fresh`, else in the newest."""
+    def begin(
+        self, *, pipeline: str, fresh: bool, stages: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Begin a run, in a new generation if `fresh`, else in the newest; durable on return.
+
+        `stages` is JSON, kept with the run: by stage key, what made its results.
+        Raises StoreError if it cannot be written.
+        """
         ...
 
     async def end(self, status: str, summary: Mapping[str, Any]) -> None:
@@ -108,6 +120,15 @@ class Store(Protocol):
 
     def put_memo(self, key: bytes, memo: Memo, ordinal: int = -1) -> None:
         """Queue a result."""
+        ...
+
+    def forget_dead(self, keys: Iterable[bytes]) -> int:
+        """Forget that these memo keys died, so that a run tries them again; durable on return.
+
+        Counts what was forgotten: `dead` records, and the `end` of an expand that died. To be
+        called after `begin` and before anything is queued. Raises StoreError if it cannot be
+        written.
+        """
         ...
 
     def put_row(self, record: RowRecord) -> None:

@@ -6,23 +6,23 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import anyio
-import apsw
 
 from engine.errors import StoreError, short_path
 from engine.store.blobs import BlobFolder
 from engine.store.calls import Calls
-from engine.store.codec import decode, dump_json, encode, load_json
+from engine.store.codec import decode, dump_json, encode
 from engine.store.commits import Commits
 from engine.store.files import Lock, open_for_reading, open_for_writing
 from engine.store.protocol import Memo, RowRecord
 from engine.store.reading import Reader, order_bytes
+from engine.store.records import INLINE_BYTES, INSERT, record_digest
 from engine.text import Text, to_records
 
 __all__ = ["ReadOnlyStore", "SqliteStore", "find_runs"]
@@ -38,9 +38,7 @@ class SqliteStore(Reader):
     """
 
     def __init__(self, folder: Path | None) -> None:
-        super().__init__()
-        self.folder = folder
-        self.generation = 0
+        super().__init__(folder)
         self.calls = Calls(self)
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
@@ -64,7 +62,7 @@ class SqliteStore(Reader):
             self._work = self.root / "work"
             self._has_work = self._work.exists()
             self._writer = writer
-            self._commits = Commits(writer, threaded=self.folder is not None)
+            self._commits = Commits(writer, self._sealed, threaded=self.folder is not None)
             stack.push_async_callback(self._commits.close)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             self._tasks.start_soon(self._commits.run)
@@ -88,6 +86,24 @@ class SqliteStore(Reader):
         """Queue one statement. Raises StoreError once the store has failed."""
         self._commits.write(sql, values)
 
+    def put(self, table: str, values: tuple[Any, ...]) -> None:
+        """Queue a record; the writer adds its digest. Raises StoreError once the store failed."""
+        self._commits.write(INSERT[table], values, table)
+
+    def _sealed(self, table: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a record as it is stored: large values as blobs, its digest last."""
+        if (
+            self.folder is not None
+            and max([len(v) for v in values if type(v) is bytes]) > INLINE_BYTES
+        ):
+            values = tuple([self._outside(value) for value in values])
+        return values if table == "texts" else (*values, record_digest(table, values))
+
+    def _outside(self, value: Any) -> Any:
+        return (
+            self.blobs.put(value) if type(value) is bytes and len(value) > INLINE_BYTES else value
+        )
+
     @property
     def backlog(self) -> int:
         """Bytes queued and not yet committed."""
@@ -102,7 +118,7 @@ class SqliteStore(Reader):
         body = encode(fields, texts)
         for text in texts:
             for did, record in to_records(text, self._is_stored):
-                self.write("INSERT OR IGNORE INTO texts VALUES (?,?)", (did, record))
+                self.put("texts", (did, record))
                 self._known[did] = None
         while len(self._known) > KNOWN_TEXTS:
             self._known.popitem(last=False)
@@ -113,23 +129,21 @@ class SqliteStore(Reader):
 
     # --- runs and their rows ----------------------------------------------------------------
 
-    def begin(self, *, pipeline: str, fresh: bool) -> None:
-        """Begin a run, in a new generation if `fresh`, else in the newest."""
-        found = self.read("SELECT coalesce(max(id), 0), coalesce(max(generation), 0) FROM runs")
-        last, generation = found or (0, 0)
-        self.run = last + 1
-        self.generation = max(1, generation + bool(fresh))
-        values = (self.run, self.generation, time.time(), "running", pipeline, b"{}")
-        try:
-            with self._writer:
-                self._writer.execute("INSERT INTO runs VALUES (?,?,?,?,?,?)", values)
-        except apsw.Error as error:
-            raise StoreError(f"the store cannot be written: {error}") from error
+    def begin(
+        self, *, pipeline: str, fresh: bool, stages: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Begin a run, in a new generation if `fresh`, else in the newest; durable on return."""
+        last = self._newest()
+        self.run = (last.id if last else 0) + 1
+        self.generation = last.generation + bool(fresh) if last else 1
+        values = (self.run, self.generation, time.time(), pipeline, dump_json(dict(stages)))
+        begun = (*values, record_digest("runs", values), "running", None, b"{}")
+        self._commits.now("INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?)", [begun])
 
     async def end(self, status: str, summary: Mapping[str, Any]) -> None:
         """Write how the run ended."""
-        values = (status, dump_json(summary), self.run)
-        self.write("UPDATE runs SET status=?, summary=? WHERE id=?", values)
+        values = (status, time.time(), dump_json(summary), self.run)
+        self.write("UPDATE runs SET status=?, ended=?, summary=? WHERE id=?", values)
         self.write("DELETE FROM spool", ())
         await self.flush()
 
@@ -137,15 +151,11 @@ class SqliteStore(Reader):
         """Queue a line of the run's manifest."""
         place, body = order_bytes(record.order), self._encode(record.fields)
         note = dump_json(record.note)
-        self.write(
-            "INSERT OR REPLACE INTO rows VALUES (?,?,?,?,?,?,?)",
-            (self.run, record.fate, record.stage, record.row_id, place, body, note),
-        )
+        self.put("rows", (self.run, record.fate, record.stage, record.row_id, place, body, note))
 
     def spool(self, place: str, row_id: bytes, fields: Mapping[str, Any]) -> None:
         """Queue a row that waits for its turn, so that it need not wait in memory."""
-        values = (place, row_id, self._encode(fields))
-        self.write("INSERT OR REPLACE INTO spool VALUES (?,?,?)", values)
+        self.put("spool", (place, row_id, self._encode(fields)))
 
     async def unspool(self, place: str, row_ids: Sequence[bytes]) -> list[dict[str, Any]]:
         """Return rows that were spooled, in the order asked for."""
@@ -161,32 +171,32 @@ class SqliteStore(Reader):
         return found
 
     def _spooled(self, place: str, row_id: bytes) -> bytes | None:
-        found = self.read("SELECT body FROM spool WHERE place=? AND row=?", (place, row_id))
-        return found[0] if found else None
-
-    # --- memo -------------------------------------------------------------------------------
-
-    def memo(self, key: bytes, ordinal: int = -1) -> Memo | None:
-        """Return a recorded result of this generation, or one entry of a sequence."""
-        found = self.read(
-            "SELECT kind, body, note, count, row, own_key FROM memo"
-            " WHERE generation=? AND key=? AND ordinal=?",
-            (self.generation, key, ordinal),
-        )
+        found = self.read("SELECT * FROM spool WHERE place=? AND row=?", (place, row_id))
         if found is None:
             return None
-        kind, body, note, count, row, own = found
-        own_key = None if own is None else own.decode("utf-8", "surrogatepass")
-        return Memo(kind, decode(body, self.text), load_json(note), count, row, own_key)
+        what = f"the row {row_id.hex()}, which waited for {place},"
+        return self._whole(self._checked("spool", what, found)[2])
+
+    # --- memo -------------------------------------------------------------------------------
 
     def put_memo(self, key: bytes, memo: Memo, ordinal: int = -1) -> None:
         """Queue a result."""
         own_key = None if memo.key is None else memo.key.encode("utf-8", "surrogatepass")
         body, note = self._encode(memo.fields), dump_json(memo.note)
-        self.write(
-            "INSERT OR REPLACE INTO memo VALUES (?,?,?,?,?,?,?,?,?)",
+        self.put(
+            "memo",
             (self.generation, key, ordinal, memo.kind, body, note, memo.count, memo.row, own_key),
         )
+
+    def forget_dead(self, keys: Iterable[bytes]) -> int:
+        """Forget that these memo keys died, so that a run tries them again; durable on return."""
+        dead = []
+        for key in keys:
+            memo = self.memo(key)
+            if memo and (memo.kind == "dead" or memo.note.get("kind") == "dead"):
+                dead.append((self.generation, key))
+        self._commits.now("DELETE FROM memo WHERE generation=? AND key=? AND ordinal=-1", dead)
+        return len(dead)
 
     # --- work folders -----------------------------------------------------------------------
 
@@ -205,16 +215,21 @@ class SqliteStore(Reader):
 
 
 class ReadOnlyStore(Reader):
-    """A store that somebody else may be writing: `engine trace` looks through this."""
+    """A store that somebody else may be writing; memo and calls are of its newest generation."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
+    def __init__(self, folder: Path, *, generation: int | None = None) -> None:
+        super().__init__(folder)
+        self.blobs = BlobFolder(folder / "blobs")
         path = folder / "store.sqlite"
         if not path.is_file():
             raise StoreError(
                 f"there is no store at {short_path(str(folder))}: run the pipeline first"
             )
         self._connection = open_for_reading(path)
+        if generation is None:
+            last = self._newest()
+            generation = last.generation if last else 0
+        self.generation = generation
 
     def close(self) -> None:
         """Close it."""

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from engine import Message, Text
 from engine.errors import StoreError
 from engine.store import Memo, RowRecord, SqliteStore, find_runs
+from engine.store.sqlite import ReadOnlyStore
 
 pytestmark = pytest.mark.anyio
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -126,12 +127,57 @@ async def test_runs_are_listed_with_their_summaries(tmp_path: Path) -> None:
             (2, "interrupted"),
             (3, "running"),
         ]
-        assert store.runs()[0].summary == summary
+        first, second, _ = store.runs()
+        assert (first.summary, first.pipeline, second.ended) == (summary, "p", None)
+        assert first.ended is not None
+        assert first.started <= first.ended
         store.put_row(RowRecord("s", KEY, (1,), "finished", {}, {}))
         await store.flush()
         with_reader = find_runs(tmp_path)  # while the writer is at work
         assert [row.row_id for row in with_reader.rows(run=3)] == [KEY]
         with_reader.close()
+
+
+async def test_what_a_run_was_told_of_its_stages_is_kept_from_the_beginning(tmp_path: Path) -> None:
+    stages = {"a": {"use": "x.y", "fingerprint": "f", "parts": {"code": "c"}, "accepted": ["e"]}}
+    async with SqliteStore(tmp_path) as store:
+        store.begin(pipeline="p", fresh=False, stages=stages)
+        other = find_runs(tmp_path)
+        assert [run.stages for run in other.runs()] == [stages]
+        other.close()
+
+
+async def test_a_reader_looks_results_and_replies_up(tmp_path: Path) -> None:
+    for fresh in (False, True):
+        async with opened(tmp_path, fresh=fresh) as store:
+            store.put_memo(KEY, Memo("row", {"fresh": fresh}))
+            await store.calls.record(KEY, 0, b"reply %d" % fresh)
+    for generation, fresh in [(1, False), (2, True), (None, True)]:
+        reader = ReadOnlyStore(tmp_path, generation=generation)
+        assert reader.memo(KEY) == Memo("row", {"fresh": fresh})
+        assert reader.replay(KEY, 0) == b"reply %d" % fresh
+        assert reader.memo(OTHER) is reader.replay(KEY, 1) is None
+        reader.close()
+
+
+async def test_the_dead_are_forgotten_and_nothing_else_is(folder: Path | None) -> None:
+    letter = {"error": "ValueError: \ud800", "kind": "dead"}
+    memos = {
+        b"a" * 16: Memo("dead", note=letter),
+        b"b" * 16: Memo("end", note=letter, count=2),
+        b"c" * 16: Memo("end", note={"kind": "row"}, count=2),
+        b"d" * 16: Memo("reject", note={"reason": "r"}),
+        b"e" * 16: Memo("row", {"kind": "dead"}),
+    }
+    async with opened(folder) as store:
+        for key, memo in memos.items():
+            store.put_memo(key, memo)
+        store.put_memo(b"b" * 16, Memo("row", {"child": 1}), 0)
+        await store.flush()
+        assert store.forget_dead([*memos, OTHER]) == 2
+        assert store.forget_dead(memos) == 0
+        assert [key[:1] for key in memos if store.memo(key) is None] == [b"a", b"b"]
+        assert store.memo(b"b" * 16, 0) is not None
 
 
 # --- the spool ---------------------------------------------------------------------------------
@@ -207,10 +253,9 @@ async def test_a_missing_text_is_a_sentence(tmp_path: Path) -> None:
         store.put_memo(KEY, Memo("row", {"t": text}))
     damage(tmp_path, "DELETE FROM texts")
     async with opened(tmp_path) as store:
-        with pytest.raises(
-            StoreError, match=f"the text {text.did.hex()} is missing from the store"
-        ):
+        with pytest.raises(StoreError, match=f"{text.did.hex()} is missing from the store") as told:
             store.memo(KEY)
+    assert f"`engine store check {tmp_path}`" in str(told.value)
 
 
 # --- calls -------------------------------------------------------------------------------------
@@ -369,11 +414,20 @@ async def test_one_process_owns_a_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("look", [False, True], ids=["write", "read"])
-async def test_a_newer_store_is_left_alone(tmp_path: Path, look: bool) -> None:
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        (99, r"was written by a newer engine \(its version is 99; this engine reads 3\): upgrade"),
+        (2, r"is older than the first release \(its version is 2; .*: move the folder away"),
+    ],
+)
+async def test_a_store_of_another_version_is_left_alone(
+    tmp_path: Path, version: int, told: str, look: bool
+) -> None:
     async with opened(tmp_path):
         pass
-    damage(tmp_path, "UPDATE meta SET value = 99")
-    with pytest.raises(StoreError, match="has version 99, and this engine reads 2: use the engine"):
+    damage(tmp_path, f"UPDATE meta SET value = {version}")
+    with pytest.raises(StoreError, match=told):
         await open_it(tmp_path, look)
 
 
