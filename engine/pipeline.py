@@ -14,7 +14,7 @@ from pydantic.errors import PydanticUserError
 
 from engine.errors import EngineError, InputError, PipelineError, nearest
 from engine.fieldflow import FieldFlow
-from engine.fingerprint import stage_fingerprint
+from engine.fingerprint import stage_parts
 from engine.loader import Document, Place, load, override
 from engine.plugins import Plugins, local_stage
 from engine.resources import Resource, ResourceSpec
@@ -111,9 +111,10 @@ def read_pipeline(
     _check_written(stages.values())
     for wired in stages.values():
         identities = {name: parts.identities[key] for name, key in wired.resources.items()}
-        wired.fingerprint = stage_fingerprint(
-            wired.spec, wired.key, wired.config, identities, model.seed
-        )
+        given_to = wired.place / "with"
+        secret = [name for name in wired.config if (given_to / name).from_environment]
+        parts_of = stage_parts(wired.spec, wired.key, wired.config, identities, model.seed, secret)
+        wired.fingerprint, wired.made_of = parts_of.fingerprint, parts_of.made_of
     notes += [note for wired in stages.values() for note in _idle(wired)]
     given = frozenset(resources or ())
     return Pipeline(document, model, parts.plugins, parts.resources, stages, order, given, notes)

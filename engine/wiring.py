@@ -53,6 +53,8 @@ class WiredStage:
     ids: str = ""
     """What made the ids of the rows that it passes on."""
     fingerprint: bytes = b""
+    made_of: Mapping[str, Any] = field(default_factory=dict)
+    """What the fingerprint is made of, as plain JSON."""
 
     @property
     def kind(self) -> Kind:

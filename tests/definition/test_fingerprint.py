@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine import DefinitionError, stage
-from engine.fingerprint import code_digest, stage_fingerprint
+from engine.fingerprint import changes, code_digest, stage_fingerprint
 from engine.loader import loads
 from engine.pipeline import read_pipeline
 from engine.stages import stage_spec
@@ -226,7 +227,7 @@ def test_the_whole_package_counts_and_its_prompts(package: Callable[..., bytes])
 NOTEBOOK = """
 import hashlib, sys
 from engine import DefinitionError, stage
-from engine.fingerprint import code_digest, stage_fingerprint
+from engine.fingerprint import changes, code_digest, stage_fingerprint
 source = {source!r}
 space = {{"__name__": "cell"}}
 exec(compile(source, "<cell>", "exec"), space)
@@ -279,3 +280,79 @@ def test_a_default_without_a_json_form_is_told() -> None:
         DefinitionError, match="the default of 'how' is of type Opaque, which has no JSON"
     ):
         stage_fingerprint(stage_spec(opaque), "k", {"how": Opaque()}, {}, 0)
+
+
+# --- what it is made of -------------------------------------------------------------------------
+
+Parts = Callable[..., Any]
+
+
+@pytest.fixture
+def parts(tmp_path: Path, fingerprint: Print) -> Parts:
+    """Return what the fingerprint of one stage is made of; arguments as for `fingerprint`."""
+
+    def parts(config: str = "", **options: Any) -> Any:
+        fingerprint(config, **options)  # writes the code
+        key, top = options.get("key", "a"), options.get("top", "")
+        text = f"name: p\n{top}\nstages:\n  {key}:\n    use: ./stages.py:{options.get('use', 'source')}\n"
+        text += f"    with: {{{config}}}\n"
+        made_of = read_pipeline(loads(text, folder=tmp_path)).stages[key].made_of
+        return json.loads(json.dumps(made_of))
+
+    return parts
+
+
+def test_what_changed_is_told(parts: Parts, tmp_path: Path) -> None:
+    old = parts("n: 2")
+    assert changes(old, old) == []
+    assert changes(old, parts("n: 3, words: [b, a]")) == ["n: 2 -> 3", 'words: [] -> ["a","b"]']
+    code = STAGE.replace("Made(n)", "Made(n + 1)")
+    assert changes(old, parts("n: 2", code=code)) == ["code changed in stages.py"]
+    plus = STAGE.replace("n: int = 1", "n: int = 1,\n    m: int = 4")
+    assert "m: none -> 4" in changes(old, parts("n: 2", code=plus))
+    assert changes(old, parts(use="versioned"))[:2] == [
+        "use: t.source -> t.versioned",
+        "code: counted by its sources -> version 2",
+    ]
+    three = STAGE.replace('version="2"', 'version="3"')
+    versions = parts(use="versioned"), parts(use="versioned", code=three)
+    assert changes(*versions) == ["version 2 -> 3"]
+    seeds = parts(use="random", top="seed: 7"), parts(use="random", top="seed: 8")
+    assert changes(*seeds) == ["seed 7 -> 8"]
+
+
+def test_what_changed_in_a_file_is_told_by_its_name(parts: Parts, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1")
+    old = parts("file: a.txt")
+    assert old["config"]["file"]["value"] == '"a.txt"'
+    (tmp_path / "a.txt").write_text("2")
+    assert changes(old, parts("file: a.txt")) == ["file: changed"]
+
+
+def test_the_files_of_a_package_are_told_apart(tmp_path: Path, package: Callable[..., Any]) -> None:
+    from engine.fingerprint import code_parts
+
+    package(helper="X = 1", **{"prompts/a.md": "Write."})
+    name = f"engine_test_package_{next(numbers) - 1}"
+    found = code_parts(importlib.import_module(f"{name}.stages").source)
+    assert set(found) == {"__init__.py", "stages.py", "helper.py", "prompts/a.md"}
+
+
+def test_what_came_from_the_environment_is_not_told(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY", "sk-canary")
+    old = parts("words: [$CANARY], n: 2")
+    assert "canary" not in json.dumps(old).lower()
+    monkeypatch.setenv("CANARY", "sk-other")
+    new = parts("words: [$CANARY], n: 2")
+    assert changes(old, new) == ["words: changed"]
+    assert changes(parts("words: [a], n: 2"), new) == [
+        'words: ["a"] -> a value from the environment'
+    ]
+
+
+def test_long_values_are_cut(parts: Parts) -> None:
+    value = parts(f"words: [{'x' * 500}]")["config"]["words"]["value"]
+    assert len(value) == 80
+    assert value.endswith("…")
