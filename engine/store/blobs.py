@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -16,7 +17,7 @@ import orjson
 from engine.errors import StoreError
 from engine.rows import Artifact
 
-__all__ = ["BlobFolder"]
+__all__ = ["BlobFolder", "make_folder"]
 
 
 class _Writer:
@@ -37,6 +38,7 @@ class BlobFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._making = threading.Lock()
 
     def path(self, artifact: Artifact) -> Path:
         """Return where an Artifact's bytes lie. Raises StoreError if they are gone."""
@@ -64,7 +66,7 @@ class BlobFolder:
     @contextmanager
     def new(self, media_type: str, *, folder: bool = False) -> Iterator[_Writer]:
         """Open a new blob; nothing is left behind if the block raises."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        self._make(self.root)
         temporary = Path(tempfile.mkdtemp(prefix="new-", dir=self.root))
         try:
             writer = _Writer(temporary / "blob")
@@ -88,9 +90,7 @@ class BlobFolder:
         else:
             name, size = _digest(path)
         target = self._place(name)
-        if not target.parent.exists():
-            target.parent.mkdir(exist_ok=True)
-            _sync_folder(self.root)
+        self._make(target.parent)
         if not target.exists():
             try:
                 path.rename(target)
@@ -99,6 +99,10 @@ class BlobFolder:
                     raise
             _sync_folder(target.parent)
         return Artifact(name, media_type, size, folder)
+
+    def _make(self, folder: Path) -> None:
+        with self._making:  # who finds a folder made must find it durable
+            make_folder(folder)
 
     def _place(self, digest: str) -> Path:
         return self.root / digest[:2] / digest
@@ -113,6 +117,14 @@ def _digest(file: Path) -> tuple[str, int]:
             size += len(chunk)
         os.fsync(stream.fileno())
     return h.hexdigest(), size
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are not there; durable on return."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

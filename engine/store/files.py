@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 
 from engine.errors import StoreError, short_path
+from engine.store.blobs import make_folder
 
 __all__ = ["Lock", "open_for_reading", "open_for_writing"]
 
@@ -38,7 +39,7 @@ class Lock:
         """Take it. Raises StoreError at once, naming the process, when another one has it."""
         place = short_path(str(folder))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"the store {place} cannot be opened: {error}") from error
