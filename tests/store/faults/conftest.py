@@ -85,6 +85,11 @@ class Recorder(Watcher):
         self._scan()
         for uid in [*self._tree, *self._seen]:
             self.log.append(("sync", uid))  # what is there at the beginning is there for good
+        self._begun = len(self.log)
+
+    def moment(self, rng: random.Random) -> int:
+        """Return a moment at random: after how many operations."""
+        return rng.randrange(self._begun, len(self.log) + 1)
 
     def note(self, word: Any) -> None:
         self.log.append(("note", word))

@@ -121,7 +121,7 @@ async def cuts(
         await work(disk / ".engine" / "p", recorder)
     rng, lost = random.Random(seed), []
     for number in range(count):
-        at, mode = rng.randrange(1, len(recorder.log)), MODES[number % 3]
+        at, mode = recorder.moment(rng), MODES[number % 3]
         rebuilt = folder / f"cut{number}"
         recorder.cut(rebuilt, at, mode, rng)
         acknowledged = recorder.notes(at)
@@ -195,7 +195,7 @@ async def test_a_run_that_was_cut_goes_on_to_the_same_bytes(
     assert len(record.notes()) == it.paid > 5
     rng = random.Random(1)
     for number in range(CUTS):
-        at, mode = rng.randrange(1, len(record.log)), MODES[number % 3]
+        at, mode = record.moment(rng), MODES[number % 3]
         again = lab(tmp_path / f"cut{number}")
         record.cut(again.folder, at, mode, rng)
         assert {*again.output.items()} <= {*it.output.items()}, "a file is whole, or not there"
