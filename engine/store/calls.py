@@ -31,9 +31,9 @@ class Calls:
         return self._store.replay(key, sample)
 
     async def record(self, key: bytes, sample: int, reply: bytes) -> None:
-        """Store a reply; returns once it is durable."""
+        """Store a reply; returns once it is durable. Raises StoreError if it cannot be kept."""
         self._store.put("calls", (self._store.generation, key, sample, reply))
-        await self._store.flush()
+        await self._store.flush(replies=True)
 
     def refusals(self, key: bytes, fingerprint: bytes) -> Collection[int]:
         """Return the samples of this call that were refused under this fingerprint in this run."""

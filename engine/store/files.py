@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
+import re
 from pathlib import Path
 
 import apsw
@@ -11,7 +13,21 @@ import apsw
 from engine.errors import StoreError, short_path
 from engine.store.blobs import make_folder
 
-__all__ = ["Lock", "open_for_reading", "open_for_writing"]
+__all__ = ["DATABASE", "Lock", "file_system", "open_for_reading", "open_for_writing", "owner"]
+
+DATABASE = "store.sqlite"
+OLDEST_SQLITE = (3, 51, 3)  # before it, resetting the WAL could corrupt a database
+MOUNTS = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(r"\\([0-7]{3})")  # a space in a mount's name is written \040
+_REMOTE = {
+    "9p", "acfs", "afs", "afpfs", "beegfs", "ceph", "cephfs", "cifs", "coda", "davfs", "glusterfs",
+    "gfs2", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb2",
+    "smb3", "smbfs", "virtiofs", "wekafs",
+}  # fmt: skip
+_REMOTE_FUSE = {
+    "beegfs", "ceph", "cephfs", "curlftpfs", "davfs", "davfs2", "gcsfuse", "glusterfs", "goofys",
+    "juicefs", "lustre", "moosefs", "rclone", "s3fs", "seaweedfs", "sshfs",
+}  # fmt: skip
 
 VERSION = 3
 # Tables with row numbers, so that what comes is appended: its random key stands in an index alone.
@@ -38,6 +54,13 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         """Take it. Raises StoreError at once, naming the process, when another one has it."""
         place = short_path(str(folder))
+        kind = file_system(folder)
+        if kind in _REMOTE or kind.removeprefix("fuse.") in _REMOTE_FUSE:
+            raise StoreError(
+                f"the store {place} lies on a network file system ({kind}), where neither locks "
+                "nor fsync can be relied on: put it on a local disk (make `.engine` a link to a "
+                "local folder, or give `engine.open` a `store=`)"
+            )
         try:
             make_folder(folder)
             self._file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -46,12 +69,14 @@ class Lock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.truncate(self._file, 0)
-            os.pwrite(self._file, str(os.getpid()).encode(), 0)
+            os.pwrite(self._file, f"{os.getpid()} {platform.node()}".encode(), 0)
         except BlockingIOError:
-            owner = os.pread(self._file, 32, 0).decode(errors="replace").strip()
+            held = os.pread(self._file, 300, 0).decode(errors="replace")
             os.close(self._file)
-            by, do = f"process {owner}" if owner else "another process", "wait for it, or stop it"
-            if owner == str(os.getpid()):
+            pid, _, host = held.strip().partition(" ")
+            by = f"process {pid} on {host}" if pid else "another process"
+            do = "wait for it, or stop it"
+            if (pid, host) == (str(os.getpid()), platform.node()):
                 by += ", which is this one"
                 do = "let the other run end first, or give each a store of its own (`store=`)"
             raise StoreError(f"the store {place} is in use by {by}: {do}") from None
@@ -64,12 +89,40 @@ class Lock:
         os.close(self._file)
 
 
+def owner(folder: Path) -> int | None:
+    """Return the process that owns a store, if one does."""
+    try:
+        file = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        pid = int(os.pread(file, 32, 0).partition(b" ")[0] or b"0")
+        os.kill(pid, 0)  # first, so that a lock that is free is hardly ever taken for an instant
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return pid
+    except PermissionError:  # it is there, and somebody else's
+        return pid
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(file)
+    return None
+
+
 def open_for_writing(path: Path | None) -> apsw.Connection:
     """Open the database, or make it; None is one in memory.
 
-    Raises StoreError for a file that is no store, or one of a newer engine; it is left as it was.
+    Raises StoreError for a file that is no store, is damaged, or of another version, which is left
+    as it was; and for an SQLite that is too old.
     """
     name = ":memory:" if path is None else str(path)
+    library = apsw.sqlite_lib_version()
+    if tuple(map(int, library.split("."))) < OLDEST_SQLITE:
+        raise StoreError(
+            f"SQLite {library} can corrupt a database while it is written: install an apsw that "
+            f"brings {'.'.join(map(str, OLDEST_SQLITE))} or newer"
+        )
     connection: apsw.Connection | None = None
     try:
         connection = apsw.Connection(name)
@@ -122,6 +175,27 @@ def _check(connection: apsw.Connection, path: str) -> None:
 def _refusal(path: str, error: Exception) -> StoreError:
     if isinstance(error, StoreError):
         return error
+    name, folder = short_path(path), short_path(str(Path(path).parent))
+    if isinstance(error, apsw.CorruptError):
+        return StoreError(
+            f"the database {name} is damaged ({error}): `engine store check --repair {folder}` "
+            "saves what can be read"
+        )
     if isinstance(error, (apsw.NotADBError, apsw.SQLError)):
-        return StoreError(f"{short_path(path)} is not a store of the engine: {error}")
-    return StoreError(f"the store {short_path(path)} cannot be opened: {error}")
+        return StoreError(f"{name} is not a store of the engine, or its head is damaged: {error}")
+    return StoreError(f"the store {name} cannot be opened: {error}")
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that a path lies on, or "" where it cannot be told."""
+    try:
+        mounts = MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:  # not Linux
+        return ""
+    place, best, kind = path.resolve(), -1, ""
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        point = Path(_OCTAL.sub(lambda m: chr(int(m[1], 8)), before.split(" ")[4]))
+        if place.is_relative_to(point) and len(point.parts) >= best:  # a later one hides it
+            best, kind = len(point.parts), after.split(" ")[0]
+    return kind

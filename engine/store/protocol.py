@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Protocol, Self
 
+from engine.errors import StoreError
 from engine.services import Blobs, CallRecords
 
 __all__ = ["Fate", "Memo", "RowRecord", "RunRecord", "Store"]
@@ -67,10 +68,18 @@ class Store(Protocol):
 
     Writes are queued and committed in order, in groups; what is queued without an await in between
     is committed together or not at all. `flush` returns once all are durable. Reads see what has
-    been committed. Once a write has failed, nothing more is taken: each call raises StoreError.
-    Fields that a row cannot carry raise TypeError, naming the field, and nothing is queued.
+    been committed. Fields that a row cannot carry raise TypeError, naming the field, and nothing is
+    queued.
     """
 
+    trouble: StoreError | None
+    """Why the run should drain, if it should: the disk is full, or the store has failed.
+
+    A full store still takes what is in flight. One that failed takes replies alone, into a file
+    beside it that the next opening reads; all else is dropped, and `flush` raises.
+    """
+    on_trouble: Callable[[StoreError], None] | None
+    """Called in the event loop with each new `trouble`; must not raise."""
     run: int
     """The number of the run that `begin` opened."""
 

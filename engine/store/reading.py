@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import apsw
+import orjson
 
 from engine.errors import StoreError, short_path
 from engine.store.blobs import BlobFolder
@@ -144,12 +145,29 @@ class Reader:
         """Yield the manifest of a run (this one) in order."""
         query = "SELECT * FROM rows WHERE run=? AND fate=coalesce(?, fate) ORDER BY place, stage"
         values = (self.run if run is None else run, fate)
-        for found in self.read_all(query, values):
-            what = f"a row of run {found[0]}"
-            _, kind, stage, row, place, body, note = self._checked("rows", what, found)
-            fields = decode(self._whole(body), self.text, strict=False)
-            told = load_json(self._whole(note))
-            yield RowRecord(stage, row, _order_of(place), kind, fields, told)
+        return map(self._row, self.read_all(query, values))
+
+    def find_rows(self, prefix: str, *, run: int, stages: Iterable[str]) -> list[RowRecord]:
+        """Return the lines of a run's manifest, at these stages, for ids that begin so, in hex."""
+        least, most = (bytes.fromhex(prefix.ljust(32, digit)) for digit in "0f")
+        query = (
+            "SELECT * FROM rows WHERE run=? AND fate IN ('finished', 'rejected', 'dead') AND stage"
+            " IN (SELECT value FROM json_each(?)) AND row BETWEEN ? AND ? ORDER BY place, stage"
+        )
+        values = (run, orjson.dumps(list(stages)).decode(), least, most)
+        return [self._row(found) for found in self.read_all(query, values)]
+
+    def count_rows(self, run: int) -> dict[tuple[Fate, str], int]:
+        """Return how many rows of a run have each fate at each stage."""
+        query = "SELECT fate, stage, count(*) FROM rows WHERE run=? GROUP BY fate, stage"
+        return {(fate, stage): count for fate, stage, count in self.read_all(query, (run,))}
+
+    def _row(self, found: tuple[Any, ...]) -> RowRecord:
+        what = f"a row of run {found[0]}"
+        _, kind, stage, row, place, body, note = self._checked("rows", what, found)
+        fields = decode(self._whole(body), self.text, strict=False)
+        told = load_json(self._whole(note))
+        return RowRecord(stage, row, _order_of(place), kind, fields, told)
 
 
 def order_bytes(order: tuple[int, ...]) -> bytes:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -19,10 +19,11 @@ from engine.store.blobs import BlobFolder
 from engine.store.calls import Calls
 from engine.store.codec import decode, dump_json, encode
 from engine.store.commits import Commits
-from engine.store.files import Lock, open_for_reading, open_for_writing
+from engine.store.files import DATABASE, Lock, open_for_reading, open_for_writing
 from engine.store.protocol import Memo, RowRecord
 from engine.store.reading import Reader, order_bytes
 from engine.store.records import INLINE_BYTES, INSERT, record_digest
+from engine.store.rescue import RESERVE_BYTES, Rescue
 from engine.text import Text, to_records
 
 __all__ = ["ReadOnlyStore", "SqliteStore", "find_runs"]
@@ -37,8 +38,11 @@ class SqliteStore(Reader):
     Reads see what has been committed. The one in memory commits on the event loop: no threads.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, reserve_bytes: int = RESERVE_BYTES) -> None:
         super().__init__(folder)
+        self.trouble: StoreError | None = None
+        self.on_trouble: Callable[[StoreError], None] | None = None
+        self._reserve_bytes = reserve_bytes
         self.calls = Calls(self)
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
@@ -54,15 +58,23 @@ class SqliteStore(Reader):
             else:
                 self.root = self.folder
                 stack.callback(Lock(self.root).release)
-                writer = open_for_writing(self.root / "store.sqlite")
+                writer = open_for_writing(self.root / DATABASE)
                 stack.callback(writer.close)
-                self._connection = open_for_reading(self.root / "store.sqlite")
+                self._connection = open_for_reading(self.root / DATABASE)
                 stack.callback(self._connection.close)
             self.blobs = BlobFolder(self.root / "blobs")
             self._work = self.root / "work"
             self._has_work = self._work.exists()
-            self._writer = writer
-            self._commits = Commits(writer, self._sealed, threaded=self.folder is not None)
+            rescue = Rescue(self.root, self._reserve_bytes) if self.folder is not None else None
+            self._commits = Commits(
+                writer, self._sealed, self._tell, rescue, threaded=rescue is not None
+            )
+            if rescue is not None:
+                self._take_rescued(rescue)
+                rescue.reserve()
+                stack.callback(rescue.free)
+                for left in self.blobs.temporary():
+                    shutil.rmtree(left, ignore_errors=True)
             stack.push_async_callback(self._commits.close)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             self._tasks.start_soon(self._commits.run)
@@ -80,38 +92,49 @@ class SqliteStore(Reader):
         self._commits.stop()
         await self._stack.aclose()
 
+    def _take_rescued(self, rescue: Rescue) -> None:
+        try:
+            calls, whole = rescue.load()
+            self._commits.now(INSERT["calls"], [self._sealed("calls", call) for call in calls])
+            rescue.done(whole=whole)
+        except OSError as error:
+            raise StoreError(f"the rescued replies cannot be read: {error}") from error
+
+    def _tell(self, trouble: StoreError) -> None:
+        self.trouble = trouble
+        if self.on_trouble is not None:
+            self.on_trouble(trouble)
+
     # --- writing ----------------------------------------------------------------------------
 
     def write(self, sql: str, values: tuple[Any, ...]) -> None:
-        """Queue one statement. Raises StoreError once the store has failed."""
+        """Queue one statement."""
         self._commits.write(sql, values)
 
     def put(self, table: str, values: tuple[Any, ...]) -> None:
-        """Queue a record; the writer adds its digest. Raises StoreError once the store failed."""
+        """Queue a record, to be stored with its digest."""
         self._commits.write(INSERT[table], values, table)
 
     def _sealed(self, table: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return a record as it is stored: large values as blobs, its digest last."""
-        if (
-            self.folder is not None
-            and max([len(v) for v in values if type(v) is bytes]) > INLINE_BYTES
-        ):
-            values = tuple([self._outside(value) for value in values])
+        if self.folder is not None:
+            values = tuple([self._outside(v) if type(v) is bytes else v for v in values])
         return values if table == "texts" else (*values, record_digest(table, values))
 
-    def _outside(self, value: Any) -> Any:
-        return (
-            self.blobs.put(value) if type(value) is bytes and len(value) > INLINE_BYTES else value
-        )
+    def _outside(self, value: bytes) -> bytes | str:
+        return value if len(value) <= INLINE_BYTES else self.blobs.put(value)
 
     @property
     def backlog(self) -> int:
         """Bytes queued and not yet committed."""
         return self._commits.backlog
 
-    async def flush(self) -> None:
-        """Return once everything queued so far is durable. Raises StoreError if it cannot be."""
-        await self._commits.flush()
+    async def flush(self, *, replies: bool = False) -> None:
+        """Return once everything queued so far is durable. Raises StoreError if it cannot be.
+
+        With `replies`, it suffices that the call records are, be it in the rescue file.
+        """
+        await self._commits.flush(replies=replies)
 
     def _encode(self, fields: Mapping[str, Any]) -> bytes:
         texts: list[Text] = []
@@ -220,7 +243,7 @@ class ReadOnlyStore(Reader):
     def __init__(self, folder: Path, *, generation: int | None = None) -> None:
         super().__init__(folder)
         self.blobs = BlobFolder(folder / "blobs")
-        path = folder / "store.sqlite"
+        path = folder / DATABASE
         if not path.is_file():
             raise StoreError(
                 f"there is no store at {short_path(str(folder))}: run the pipeline first"

@@ -1,6 +1,7 @@
 """The store on SQLite: memo, runs, rows, spool, texts, calls; what is queued is kept."""
 
 import os
+import platform
 import sqlite3
 import sys
 import threading
@@ -341,12 +342,10 @@ async def test_a_group_is_committed_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"the store failed: .*nowhere"):
             await store.flush()
         assert store.memo(KEY) is None
-        with pytest.raises(StoreError, match="the store failed"):
-            store.put_memo(OTHER, Memo("row"))
+        store.put_memo(OTHER, Memo("row"))  # while the run drains, what it makes is dropped
+        assert store.backlog == 0
         with pytest.raises(StoreError, match="the store failed"):
             await store.flush()
-        with pytest.raises(StoreError, match="the store failed"):
-            await store.calls.record(KEY, 0, b"")
         store._commits._failed = None  # so that closing is quiet here
 
 
@@ -405,7 +404,10 @@ async def test_one_process_owns_a_store(tmp_path: Path) -> None:
             "anyio.run(main)"
         )
         found = await anyio.run_process([sys.executable, "-c", code, str(tmp_path)], check=False)
-        assert f"is in use by process {os.getpid()}: wait for it" in found.stderr.decode()
+        assert (
+            f"is in use by process {os.getpid()} on {platform.node()}: wait for it"
+            in found.stderr.decode()
+        )
         with pytest.raises(StoreError, match=f"is in use by process {os.getpid()}"):
             async with SqliteStore(tmp_path):
                 pass
