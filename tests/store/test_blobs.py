@@ -1,5 +1,7 @@
 """Blobs are named by their bytes, kept once, and leave nothing behind when their block raises."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,57 @@ def test_an_exception_leaves_nothing(tmp_path: Path, folder: bool) -> None:
 def test_a_missing_blob_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the blob 00ff is missing"):
         BlobFolder(tmp_path).path(Artifact("00ff", "x", 1))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+def test_a_disk_that_is_full_or_fails_is_no_fault_of_the_row(tmp_path: Path, number: int) -> None:
+    blobs = BlobFolder(tmp_path)
+
+    def write() -> None:
+        with blobs.new("x") as writer:
+            writer.path.write_bytes(b"half")
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(StoreError, match=f"a blob cannot be written to .*{os.strerror(number)}"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+    def missing() -> None:
+        with blobs.new("x"):
+            (tmp_path / "none").read_bytes()
+
+    with pytest.raises(FileNotFoundError):
+        missing()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_blob_that_was_cut_short_is_noticed_and_mended_by_the_same_bytes(
+    tmp_path: Path, folder: bool
+) -> None:
+    blobs = BlobFolder(tmp_path)
+
+    def write() -> Artifact:
+        with blobs.new("x", folder=folder) as writer:
+            (writer.path / "file" if folder else writer.path).write_bytes(b"12345")
+        return writer.artifact
+
+    artifact = write()
+    path = blobs.path(artifact)
+    (path / "file" if folder else path).write_bytes(b"123")
+    with pytest.raises(StoreError, match="is damaged: it has 3 bytes, and had 5"):
+        blobs.path(artifact)
+    assert write() == artifact
+    assert (path / "file" if folder else path).read_bytes() == b"12345"
+
+
+def test_bytes_come_back_or_are_said_to_be_damaged(tmp_path: Path) -> None:
+    blobs = BlobFolder(tmp_path)
+    name = blobs.put(b"large")
+    assert blobs.read(name) == b"large"
+    assert list(blobs.names()) == [name]
+    blobs.place(name).write_bytes(b"lArge")
+    with pytest.raises(StoreError, match="is damaged: its digest differs"):
+        blobs.read(name)
+    blobs.place(name).unlink()
+    with pytest.raises(StoreError, match="cannot be read"):
+        blobs.read(name)
