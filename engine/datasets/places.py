@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -70,13 +73,37 @@ def whole_folder(path: Path, ours: Callable[[str], bool] = lambda name: False) -
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Give a folder of our own beside a path, and remove it."""
+    """Give a folder of our own beside a path, and remove it, and those that killed runs left."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    held = os.open(temporary, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks: nobody clears it up
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(held)
+
+
+def _clear(path: Path) -> None:
+    """Remove what processes that were killed left beside a path: what nobody holds a lock on."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}\.part")
+    for folder in [p for p in path.parent.iterdir() if left.fullmatch(p.name)]:
+        try:
+            held = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (folder / "old").is_dir() and not path.exists():
+                (folder / "old").rename(path)  # killed between the two renames of a folder
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # somebody is writing there
+            pass
+        finally:
+            os.close(held)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -129,7 +129,7 @@ class Site:
         """Start a command, by default the run; its output goes to files beside the pipeline."""
         with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as err:
             return subprocess.Popen(
-                command or self.command(),
+                f"exec {command}" if isinstance(command, str) else command or self.command(),
                 shell=isinstance(command, str),
                 cwd=self.folder,
                 stdout=out,
@@ -151,7 +151,11 @@ class Site:
 
     def written(self) -> Mapping[str, bytes]:
         """Return the files that the sinks wrote."""
-        return {p.name: p.read_bytes() for p in sorted((self.folder / "out").glob("*"))}
+        return {
+            path.name: path.read_bytes()
+            for path in sorted((self.folder / "out").iterdir())
+            if path.is_file()
+        }
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -210,8 +210,10 @@ class Round:
     def _age(self, request: str, calls: Sequence[Call]) -> float:
         """Return how long before a signal the reply was sent that was paid for again."""
         first = next(c for c in calls if c.request == request and c.billed and not c.broken)
-        ages = [k.signalled - (first.ended or 0.0) for k in self.kills]
-        return min((age for age in ages if age > 0), default=0.0)
+        ended = first.ended or 0.0
+        if any(first.in_flight(kill.signalled, kill.until) for kill in self.kills):
+            return 0.0
+        return min((k.signalled - ended for k in self.kills if k.signalled > ended), default=0.0)
 
     def _story(self, entries: Sequence[Call]) -> str:
         kills = ", ".join(f"{k.signalled:.3f}" for k in self.kills)

@@ -120,7 +120,7 @@ def _say(body: Body, rng: random.Random) -> str:
     if asked.startswith("Turns:"):
         return _dialogue(body, *_terms(asked), prefix, rng)
     if found := re.search(r"Wanted: (.*)\. To avoid: (.*)\.", asked):
-        return _revision(asked, *found.groups(), prefix, rng)
+        return _revision(asked, found[1], found[2], prefix, rng)
     if schema := body.get("response_format"):
         return json.dumps(_value(schema["json_schema"]["schema"], rng))
     return f"{_word(rng)} {_word(rng)} {rng.randrange(1000)}"
