@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from engine.errors import (
         BadReply,
         ChatError,
+        CostError,
         DefinitionError,
         EngineError,
         InputError,
@@ -34,6 +35,7 @@ _HOMES = {
     "engine.errors": (
         "BadReply",
         "ChatError",
+        "CostError",
         "DefinitionError",
         "EngineError",
         "InputError",
@@ -60,6 +62,7 @@ __all__ = [
     "BadReply",
     "ChatError",
     "Context",
+    "CostError",
     "DeadLetter",
     "DefinitionError",
     "Dialogue",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from engine.keys import seeded
-from engine.services import Blobs, CallRecords, Counters, MemoryCalls
+from engine.services import Blobs, CallRecords, Counters, Gate, MemoryCalls
 
 __all__ = ["Ancestor", "Context"]
 
@@ -55,6 +55,12 @@ class Context:
     """The run's call records: for resources that pay per call, see `engine.chat`."""
     counters: Counters = field(default_factory=Counters)
     """The stage's counters."""
+    gate: Gate = field(default_factory=Gate)
+    """Which calls of the run may start."""
+    rows: int = 1
+    """How many rows this execution holds: more than one in a batch."""
+    cost: float = 0.0
+    """What the calls of this execution have cost so far."""
     scope: Any = None
     """The `anyio.CancelScope` that holds the stage's `timeout`, if it has one."""
     make_workdir: Callable[[], Path] | None = None
@@ -63,23 +69,27 @@ class Context:
     _waiting: int = 0
 
     @contextlib.contextmanager
-    def clock_stopped(self) -> Iterator[None]:
-        """Hold the stage's deadline still: waiting for a rate limit is not the stage's time."""
-        if self.scope is None:
-            yield
-            return
-        started = anyio.current_time()
+    def waiting(self) -> Iterator[None]:
+        """Wait for others, such as a rate limit: it is not the stage's time.
+
+        Its deadline stands still, and a run that drains does not wait for it.
+        """
         self._waiting += 1
         if self._waiting == 1:
-            self._deadline, self.scope.deadline = self.scope.deadline - started, math.inf
+            self.counters.parked += self.rows
+            if self.scope is not None:
+                self._left = self.scope.deadline - anyio.current_time()
+                self.scope.deadline = math.inf
         try:
             yield
         finally:
             self._waiting -= 1
             if not self._waiting:
-                self.scope.deadline = anyio.current_time() + self._deadline
+                self.counters.parked -= self.rows
+                if self.scope is not None:
+                    self.scope.deadline = anyio.current_time() + self._left
 
-    _deadline: float = math.inf
+    _left: float = math.inf
 
     @property
     def rng(self) -> random.Random:

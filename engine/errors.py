@@ -18,10 +18,15 @@ import functools
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.services import Usage
 
 __all__ = [
     "BadReply",
     "ChatError",
+    "CostError",
     "DefinitionError",
     "EngineError",
     "InputError",
@@ -30,6 +35,7 @@ __all__ = [
     "ResourceError",
     "StageError",
     "StoreError",
+    "first_error",
     "nearest",
 ]
 
@@ -81,12 +87,30 @@ class ResourceError(EngineError):
     """A resource could not be opened or lacks what a stage asks of it."""
 
 
-class ChatError(EngineError):
-    """A model call failed for good; `retryable` says whether trying again may help."""
+class CostError(EngineError):
+    """The calls of a run have cost as much as `max_cost` allows."""
 
-    def __init__(self, message: str, *, retryable: bool = False, retry_after: float = 0.0) -> None:
+
+class ChatError(EngineError):
+    """A model call failed for good; `retryable` says whether trying again may help.
+
+    `retry_after` is how many seconds the server asks to wait. `status` is its HTTP status, or 0
+    where no reply came; the endpoint's limiter tells an overload by it. `usage` is what the call
+    took all the same, as far as that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool = False,
+        retry_after: float = 0.0,
+        status: int | None = None,
+        usage: Usage | None = None,
+    ) -> None:
         super().__init__(message)
         self.retryable, self.retry_after = retryable, retry_after
+        self.status, self.usage = status, usage
 
 
 class BadReply(ChatError):
@@ -143,3 +167,25 @@ def unwrap(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def first_error(error: BaseException) -> BaseException:
+    """Return the first engine error of a group, with the others as notes; else the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves: list[BaseException] = []
+    todo: list[BaseException] = [error]
+    while todo:
+        item = todo.pop(0)
+        if isinstance(item, BaseExceptionGroup):
+            todo[:0] = item.exceptions
+        else:
+            leaves.append(item)
+    ours = [leaf for leaf in leaves if isinstance(leaf, EngineError)]
+    if not ours and len(leaves) > 1:
+        return error
+    chosen = ours[0] if ours else leaves[0]
+    for other in leaves:
+        if other is not chosen:
+            chosen.add_note(f"also: {type(other).__name__}: {other}")
+    return chosen

@@ -13,12 +13,12 @@ import anyio
 
 from engine.channels import Item
 from engine.context import Ancestor
-from engine.errors import BadReply, ResourceError, StageError, StoreError, unwrap
+from engine.errors import BadReply, ChatError, ResourceError, StageError, StoreError, unwrap
 from engine.keys import memo_key
 from engine.pipeline import Pipeline, WiredStage
 from engine.pool import ResourcePool
 from engine.rows import Reject, Row
-from engine.services import Counters, MemoryCalls
+from engine.services import Counters, Gate, MemoryCalls
 from engine.stages import Context, Read, row_fields, strip_annotated
 from engine.store.codec import encode
 from engine.store.protocol import Store
@@ -38,6 +38,8 @@ class Outcome:
     example: str = ""
     error: BaseException | None = None
     attempts: int = 1
+    cost: float = 0.0
+    """What the calls of all attempts cost, where the row is dead."""
 
 
 Args = Callable[[Mapping[str, Any]], tuple[Any, ...]]
@@ -54,10 +56,11 @@ class Execution:
         store: Store | None,
         limits: Mapping[str, anyio.CapacityLimiter],
         counters: Mapping[str, Counters],
+        gate: Gate,
     ) -> None:
         self.wired, self.spec, self.key = wired, wired.spec, wired.key
         self.func = wired.spec.func
-        self._pipeline, self._pool, self._limits = pipeline, pool, limits
+        self._pipeline, self._pool, self._limits, self._gate = pipeline, pool, limits, gate
         self.store, self.counters = store, counters[wired.key]
         self._upstream = _ancestors(wired, pipeline, counters) if wired.spec.is_sink else {}
         self.recorded = store is not None and wired.recorded
@@ -129,8 +132,8 @@ class Execution:
 
     # --- calling it ---------------------------------------------------------------------------
 
-    def context(self, row_id: bytes, attempt: int, calls: Any) -> Context:
-        """Return the context of one attempt."""
+    def context(self, row_id: bytes, attempt: int, calls: Any, rows: int = 1) -> Context:
+        """Return the context of one attempt, which holds `rows` rows."""
         store = self.store
         return Context(
             stage_key=self.key,
@@ -145,6 +148,8 @@ class Execution:
             upstream=self._upstream,
             calls=calls,
             counters=self.counters,
+            gate=self._gate,
+            rows=rows,
             open_blobs=store.blobs if store is not None else None,
         )
 
@@ -152,7 +157,7 @@ class Execution:
         """Return the keywords: configuration, resources bound to this execution, context."""
         keywords = dict(self.wired.config)
         for name, key in self.wired.resources.items():
-            with ctx.clock_stopped():  # opening is the run's time, not the row's
+            with ctx.waiting():  # opening is the run's time, not the row's
                 opened = await self._pool.get(key)
             keywords[name] = opened.bind(ctx)
         for name in self.spec.resources:
@@ -166,7 +171,8 @@ class Execution:
         """Hold the stage's named limit, and its clock."""
         async with AsyncExitStack() as stack:
             if self.limiter is not None:
-                await self._hold(ctx)
+                with ctx.waiting():
+                    await self._hold(ctx)
                 stack.callback(self._let_go, ctx)
             if self.wired.model.timeout is not None:
                 ctx.scope = stack.enter_context(anyio.fail_after(self.wired.model.timeout))
@@ -177,14 +183,10 @@ class Execution:
         """Wait for other stages with neither limit nor clock: they may need the limit."""
         held = id(ctx) in self._holders
         self._let_go(ctx)
-        self.counters.parked += 1
-        try:
-            with ctx.clock_stopped():
-                yield
-                if held:
-                    await self._hold(ctx)
-        finally:
-            self.counters.parked -= 1
+        with ctx.waiting():
+            yield
+            if held:
+                await self._hold(ctx)
 
     async def _hold(self, ctx: Context) -> None:
         if self.limiter is not None:
@@ -202,17 +204,20 @@ class Execution:
         once: Callable[[Context], Any],
         key: bytes | None = None,
         failed: Exception | None = None,
+        rows: int = 1,
     ) -> Outcome:
         """Run `once` until it gives fields, rejects, or the attempts are spent.
 
-        `failed` is the error of a first attempt that has been made already.
+        `failed` is the error of a first attempt that has been made already; `rows` are how many
+        rows wait while an attempt waits.
         """
         calls = self.store.calls if self.store is not None else MemoryCalls()
         last: BaseException | None = failed
+        cost = 0.0
         retry = self.wired.model.retry
         for attempt in range(1 if failed is None else 2, retry + 1):
             self.counters.retries += attempt > 1
-            ctx = self.context(row_id, attempt, calls)
+            ctx = self.context(row_id, attempt, calls, rows)
             if key is not None and self.store is not None:
                 ctx.make_workdir = functools.partial(self.store.workdir, key)
             try:
@@ -230,9 +235,16 @@ class Execution:
                     raise last from None  # it concerns every row
                 if ctx.scope is not None and ctx.scope.cancelled_caught:
                     last = TimeoutError(f"no result within {self.wired.model.timeout:g} s")
+                if isinstance(last, ChatError) and not (
+                    last.retryable or isinstance(last, BadReply)
+                ):
+                    retry = attempt  # asked again as before, it would be refused again
+                    break
+            finally:
+                cost += ctx.cost
         if isinstance(last, BadReply):
             return Outcome("reject", {}, last.reason, attempts=retry)
-        return Outcome("dead", {}, error=last, attempts=retry)
+        return Outcome("dead", {}, error=last, attempts=retry, cost=cost)
 
     async def map(self, item: Item, failed: Exception | None = None) -> Outcome:
         """Run a map on one row; `failed` as in `attempts`."""

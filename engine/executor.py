@@ -7,23 +7,28 @@ streams, nothing for a source) and outlets: the inlets of its readers, or the ru
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from engine.channels import Item, Target
+from engine.errors import CostError, first_error
 from engine.execution import Execution, Outcome
 from engine.merges import Concat, Union
 from engine.pipeline import Pipeline, WiredStage
 from engine.pool import ResourcePool
 from engine.runners import RUNNERS, Runner
 from engine.runners.given import Given
-from engine.services import Counters
+from engine.services import Counters, Gate
 from engine.store.protocol import RowRecord, Store
 
 __all__ = ["Executor"]
+
+POLL_SECONDS = 0.02
 
 
 class Executor:
@@ -48,27 +53,66 @@ class Executor:
         self.tally: dict[str, Counter[str]] = {name: Counter() for name in pipeline.model.count_by}
         self.draining = False
         self.ended = False
+        self.gate = Gate(self._spent)
+        self._failed = anyio.Event()
+        self._failure: BaseException | None = None
         self._output = output
         self._events = pipeline.plugins.manager.hook.engine_event
 
     async def run(self) -> None:
-        """Run to the end. Raises StageError, ResourceError or StoreError, bare or grouped."""
+        """Run to the end.
+
+        Raises what `fail` was told, StageError, ResourceError or StoreError, once the calls in
+        flight have ended.
+        """
         limits = {
             name: anyio.CapacityLimiter(size)
             for name, size in self.pipeline.model.limits.named.items()
         }
-        async with (
-            ResourcePool(self.pipeline.resources, self.pipeline.given) as pool,
-            anyio.create_task_group() as tasks,
-        ):
-            runners: dict[str, Runner] = {}
-            for key, wired in self.pipeline.stages.items():
-                execution = Execution(wired, self.pipeline, pool, self.store, limits, self.counters)
-                kind = _kind(wired, self.inputs, self.into)
-                runners[key] = RUNNERS[kind](self, execution, tasks)
-            self._connect(runners)
-            for runner in runners.values():
-                runner.start()
+        async with ResourcePool(self.pipeline.resources, self.pipeline.given) as pool:
+            async with anyio.create_task_group() as watched:
+                watched.start_soon(self._end_by_failure, watched.cancel_scope)
+                async with anyio.create_task_group() as group:
+                    tasks = _Tasks(group, self.fail)
+                    runners: dict[str, Runner] = {}
+                    for key, wired in self.pipeline.stages.items():
+                        execution = Execution(
+                            wired, self.pipeline, pool, self.store, limits, self.counters, self.gate
+                        )
+                        kind = _kind(wired, self.inputs, self.into)
+                        runners[key] = RUNNERS[kind](self, execution, tasks)
+                    self._connect(runners)
+                    for runner in runners.values():
+                        runner.start()
+                watched.cancel_scope.cancel()
+            if self._failure is not None:
+                raise self._failure
+
+    def fail(self, error: BaseException) -> None:
+        """End the run by this error, once the calls in flight have ended: they are paid."""
+        error = first_error(error)
+        if self._failure is None:
+            self._failure = error
+        elif str(error) != str(self._failure):
+            self._failure.add_note(f"also: {type(error).__name__}: {error}")
+        self.draining = self.gate.closed = True
+        self._failed.set()
+
+    async def _end_by_failure(self, scope: anyio.CancelScope) -> None:
+        await self._failed.wait()
+        while self.gate.sending:  # noqa: ASYNC110 - only a number
+            await anyio.sleep(POLL_SECONDS)
+        scope.cancel()
+
+    def _spent(self, cost: float) -> None:
+        most = self.pipeline.model.max_cost
+        if most is not None and cost >= most and not self.gate.closed:
+            self.fail(
+                CostError(
+                    f"the calls of this run have cost {cost:g}, and `max_cost` is {most:g}: "
+                    "nothing is lost, and a run with a higher one goes on from here"
+                )
+            )
 
     def _connect(self, runners: Mapping[str, Runner]) -> None:
         """Give each stage its outlets, and each finishing point its way to the run."""
@@ -139,11 +183,34 @@ class Executor:
             logging.getLogger("engine").exception("an observer of engine_event failed")
 
     async def drained(self) -> None:
-        """Stop taking rows and return when nothing is in flight any more."""
-        self.draining = True
+        """Let no row be taken and no call be sent; return once what is under way has ended.
+
+        A row that waits for others (to make a call, say) is left as it is: what it has paid for is
+        stored, and the next run takes it up.
+        """
+        self.draining = self.gate.closed = True
         counters = self.counters.values()
-        while not self.ended and any(c.in_flight for c in counters):  # noqa: ASYNC110 - only numbers
-            await anyio.sleep(0.02)
+        while not self.ended and (self.gate.sending or any(c.busy for c in counters)):  # noqa: ASYNC110 - only numbers
+            await anyio.sleep(POLL_SECONDS)
+
+
+class _Tasks:
+    """The tasks of the runners: one that fails ends the run, and waits for it."""
+
+    def __init__(self, group: TaskGroup, fail: Callable[[BaseException], None]) -> None:
+        self._group, self._fail = group, fail
+
+    def start_soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._group.start_soon(self._live, work)
+
+    async def _live(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise  # the run is being stopped already
+            self._fail(error)
+            await anyio.sleep_forever()
 
 
 class _Finish:

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from engine.channels import Channel
-from engine.errors import EngineError, StageError
+from engine.errors import StageError, first_error
 from engine.events import RunEnded, RunStarted
 from engine.executor import Executor
 from engine.loader import Document
@@ -47,6 +47,8 @@ class Summary:
     """Field named in `count_by:` -> its values in the finished rows -> how many."""
     max_dead: int
     error: str = ""
+    error_code: int = 1
+    """The exit code of the error, where there is one."""
 
     @property
     def exit_code(self) -> int:
@@ -55,7 +57,7 @@ class Summary:
             case "interrupted" | "cancelled":
                 return 130
             case "failed":
-                return 1
+                return self.error_code
         return 3 if self.dead > self.max_dead else 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -133,7 +135,8 @@ class Run:
             stages=counters,
             tally={name: dict(counts) for name, counts in self._executor.tally.items()},
             max_dead=self.pipeline.model.max_dead,
-            error=str(self._error or ""),
+            error=str(self._error or self._closing_error or ""),
+            error_code=getattr(self._error or self._closing_error, "exit_code", 1),
         )
 
     def _repr_html_(self) -> str:
@@ -170,6 +173,7 @@ class Run:
         try:
             async with AsyncExitStack() as stack:
                 if self.store is not None:
+                    self.store.on_trouble = self._executor.fail
                     await stack.enter_async_context(self.store)
                     self.store.begin(pipeline=self.pipeline.name, fresh=self._fresh)
                 self._started = anyio.current_time()
@@ -300,28 +304,6 @@ class Run:
         if self._status == "running":
             self._status = "interrupted"
         self._scope.cancel()
-
-
-def first_error(error: BaseException) -> BaseException:
-    """Return the first engine error of a group, with the others as notes; else the error itself."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves: list[BaseException] = []
-    todo: list[BaseException] = [error]
-    while todo:
-        item = todo.pop(0)
-        if isinstance(item, BaseExceptionGroup):
-            todo[:0] = item.exceptions
-        else:
-            leaves.append(item)
-    ours = [leaf for leaf in leaves if isinstance(leaf, EngineError)]
-    if not ours and len(leaves) > 1:
-        return error
-    chosen = ours[0] if ours else leaves[0]
-    for other in leaves:
-        if other is not chosen:
-            chosen.add_note(f"also: {type(other).__name__}: {other}")
-    return chosen
 
 
 def store_folder(pipeline: Pipeline) -> Path:

@@ -6,15 +6,26 @@ They stand on this floor so that stages and chats need not know the store.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import anyio
+
 from engine.rows import Artifact
 
-__all__ = ["BlobWriter", "Blobs", "CallRecords", "Counters", "MemoryCalls", "Usage"]
+__all__ = [
+    "BlobWriter",
+    "Blobs",
+    "CallRecords",
+    "Counters",
+    "Gate",
+    "MemoryCalls",
+    "Spent",
+    "Usage",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,70 @@ class Usage:
     cached: int = 0
     out: int = 0
     cost: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether the server said anything of tokens: no call takes none."""
+        return bool(self.new or self.cached or self.out)
+
+
+@dataclass(slots=True)
+class Spent:
+    """What the paid calls of one model have taken."""
+
+    calls: int = 0
+    new: int = 0
+    """Prompt tokens that were computed."""
+    cached: int = 0
+    """Prompt tokens that were not."""
+    out: int = 0
+    """Generated tokens."""
+    cost: float = 0.0
+    unmetered: int = 0
+    """Calls whose replies said nothing of tokens: what they took is in no other figure."""
+
+    def add(self, usage: Usage) -> None:
+        """Add a call."""
+        self.calls += 1
+        self.unmetered += not usage.known
+        self.new += usage.new
+        self.cached += usage.cached
+        self.out += usage.out
+        self.cost += usage.cost
+
+
+class Gate:
+    """Which calls of a run may start: once closed, none, and those in flight come to their end.
+
+    `on_spent` is told the cost of the run so far after each paid call.
+    """
+
+    def __init__(self, on_spent: Callable[[float], None] | None = None) -> None:
+        self.closed = False
+        self.sending = 0
+        """Calls that were sent and whose replies are not durable yet."""
+        self.cost = 0.0
+        self._on_spent = on_spent
+
+    async def admit(self) -> None:
+        """Return at once if a call may be sent; else never: the run ends around it."""
+        if self.closed:
+            await anyio.sleep_forever()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Count a call as in flight: a run that drains waits for the end of the block."""
+        self.sending += 1
+        try:
+            yield
+        finally:
+            self.sending -= 1
+
+    def spend(self, cost: float) -> None:
+        """Add the cost of a paid call."""
+        self.cost += cost
+        if self._on_spent is not None:
+            self._on_spent(self.cost)
 
 
 @dataclass(slots=True)
@@ -50,15 +125,12 @@ class Counters:
     """Rows whose result came from the memo (they also count as out, rejected or dead)."""
     retries: int = 0
     parked: int = 0
-    """Executions of an expand or stream that wait for room, or for rows."""
+    """Rows in flight that wait for others: for room, for a budget, for leave to call."""
     done: bool = False
-    calls: int = 0
     replayed: int = 0
     refused: int = 0
-    new_tokens: int = 0
-    cached_tokens: int = 0
-    out_tokens: int = 0
-    cost: float = 0.0
+    models: dict[str, Spent] = field(default_factory=dict)
+    """Model's name -> what its paid calls have taken."""
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> up to three example texts."""
@@ -71,8 +143,36 @@ class Counters:
         if self.kind in ("map", "batch"):
             return self.received - self.out - self.rejected - self.dead
         if self.kind == "expand":
-            return self.received - self.expanded - self.rejected - self.dead - self.parked
+            return self.received - self.expanded - self.rejected - self.dead
         return 0
+
+    @property
+    def busy(self) -> int:
+        """Rows in flight that wait for nobody: what a run that drains lets end."""
+        return max(0, self.in_flight - self.parked)
+
+    @property
+    def calls(self) -> int:
+        """Paid calls."""
+        return sum(one.calls for one in self.models.values())
+
+    @property
+    def cost(self) -> float:
+        """What the paid calls cost."""
+        return sum((one.cost for one in self.models.values()), 0.0)
+
+    @property
+    def spent(self) -> Spent:
+        """What the paid calls of all models have taken together."""
+        total = Spent()
+        for one in self.models.values():
+            total.calls += one.calls
+            total.new += one.new
+            total.cached += one.cached
+            total.out += one.out
+            total.cost += one.cost
+            total.unmetered += one.unmetered
+        return total
 
     def unaccounted(self) -> str:
         """Return what does not add up once the stage has ended, or ""."""
@@ -91,17 +191,15 @@ class Counters:
             return ""
         return f"{self.received} in, {' + '.join(f'{n} {name}' for name, n in ends.items())}"
 
-    def spend(self, usage: Usage) -> None:
+    def spend(self, usage: Usage, model: str) -> None:
         """Add a paid call."""
-        self.calls += 1
-        self.new_tokens += usage.new
-        self.cached_tokens += usage.cached
-        self.out_tokens += usage.out
-        self.cost += usage.cost
+        self.models.setdefault(model, Spent()).add(usage)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the counts as plain JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return the counts as plain JSON, what was paid in all included."""
+        counts = {name: getattr(self, name) for name in self.__slots__}
+        models = {name: asdict(spent) for name, spent in self.models.items()}
+        return counts | {"models": models} | asdict(self.spent)
 
     def reject(self, reason: str, example: str) -> None:
         """Count a reason and keep up to three examples of it."""

@@ -15,10 +15,21 @@ if TYPE_CHECKING:
     from engine.pipeline import Pipeline
     from engine.rows import Row
     from engine.runs import Summary
-    from engine.services import Counters
+    from engine.services import Counters, Spent
     from engine.wiring import WiredStage
 
-__all__ = ["clock", "pipeline_html", "row_html", "rows_html", "stage_numbers", "summary_html"]
+__all__ = [
+    "SPENT_COLUMNS",
+    "STAGE_COLUMNS",
+    "clock",
+    "pipeline_html",
+    "row_html",
+    "rows_html",
+    "spent_line",
+    "spent_rows",
+    "stage_numbers",
+    "summary_html",
+]
 
 ITEMS = 20  # of a list
 ROWS = 5  # of a stage that was tried
@@ -29,7 +40,8 @@ NUMBER = f"{WHOLE};text-align:right;font-variant-numeric:tabular-nums"
 WIDE = ";min-width:9em"
 STAGE_STYLES = (WHOLE, WHOLE, WHOLE, WIDE, WIDE, WHOLE, WHOLE)
 _PLAIN = (bool, int, float)
-STAGE_COLUMNS = ("in", "out", "rejected", "dead", "reused", "calls", "tokens in", "tokens out")
+STAGE_COLUMNS = ("in", "out", "rejected", "dead", "reused")
+SPENT_COLUMNS = ("stage", "model", "calls", "tokens new", "cached", "out", "cost")
 
 
 def page(*parts: str) -> str:
@@ -225,10 +237,33 @@ def stage_numbers(counters: Counters) -> list[int]:
         counters.rejected + counters.rejected_children,
         counters.dead,
         counters.reused,
-        counters.calls,
-        counters.new_tokens + counters.cached_tokens,
-        counters.out_tokens,
     ]
+
+
+def spent_rows(stages: Mapping[str, Counters]) -> list[list[str]]:
+    """What paid calls have taken, by stage and model, in the order of `SPENT_COLUMNS`."""
+    return [
+        [key, model, *(f"{n:,}" if n else "" for n in (s.calls, s.new, s.cached, s.out)), _cost(s)]
+        for key, counters in stages.items()
+        for model, s in counters.models.items()
+    ]
+
+
+def spent_line(stages: Mapping[str, Counters]) -> str:
+    """What all paid calls have taken together, or ""."""
+    all_of = [counters.spent for counters in stages.values()]
+    calls, new, cached, out = (
+        sum(getattr(s, name) for s in all_of) for name in ("calls", "new", "cached", "out")
+    )
+    if not calls:
+        return ""
+    cost = sum(s.cost for s in all_of)
+    said = f"{calls:,} calls: {new:,} new and {cached:,} cached tokens in, {out:,} out"
+    return said + (f", cost {cost:.4f}" if cost else "")
+
+
+def _cost(spent: Spent) -> str:
+    return f"{spent.cost:.4f}" if spent.cost else ""
 
 
 def summary_html(summary: Summary) -> str:
@@ -247,15 +282,23 @@ def summary_html(summary: Summary) -> str:
         f"{clock(summary.seconds)}</div>",
         error,
         table(heads, rows, styles=[WHOLE, *[NUMBER] * len(heads)]),
+        _spent_table(summary),
         *map(small, _told(summary)),
         *(_reasons(key, c) for key, c in summary.stages.items()),
     )
 
 
+def _spent_table(summary: Summary) -> str:
+    """What the paid calls have taken, if there were any."""
+    rows = [[escaped(cell) for cell in row] for row in spent_rows(summary.stages)]
+    styles = [WHOLE, WHOLE, *[NUMBER] * len(SPENT_COLUMNS)]
+    return table(list(SPENT_COLUMNS), rows, styles=styles) if rows else ""
+
+
 def _told(summary: Summary) -> Iterator[str]:
-    """The lines of a summary below its table, but for the reasons."""
-    if cost := sum(c.cost for c in summary.stages.values()):
-        yield f"cost: {cost:.4f}"
+    """The lines of a summary below its tables, but for the reasons."""
+    if spent := spent_line(summary.stages):
+        yield spent
     if replayed := sum(c.replayed for c in summary.stages.values()):
         yield f"{replayed:,} calls were answered from the store and not paid again"
     for field, counts in summary.tally.items():

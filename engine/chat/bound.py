@@ -11,6 +11,7 @@ import abc
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,7 @@ from engine.chat.protocol import Answer, Chat, Feature, Reply, Request, Sampling
 from engine.errors import ChatError, ResourceError
 from engine.keys import canonical, digest
 from engine.rows import Message, Row
+from engine.services import Usage
 from engine.stages import Context
 from engine.text import Text
 
@@ -218,9 +220,10 @@ class Bound(Chat):
             sampling = sampling.model_copy(update={"seed": sampling.seed + sample})
         stored = ctx.calls.replay(call, sample)
         if stored is None:
-            answer = await self._pay(dataclasses.replace(request, sampling=sampling))
-            with anyio.CancelScope(shield=True):  # it is paid: a timeout must not lose it
-                await ctx.calls.record(call, sample, answer.dumps())
+            with ExitStack() as in_flight:
+                answer = await self._pay(dataclasses.replace(request, sampling=sampling), in_flight)
+                with anyio.CancelScope(shield=True):  # it is paid: a timeout must not lose it
+                    await ctx.calls.record(call, sample, answer.dumps())
         else:
             answer = Answer.loads(stored)
             ctx.counters.replayed += 1
@@ -253,20 +256,34 @@ class Bound(Chat):
             on_refuse,
         )
 
-    async def _pay(self, request: Request) -> Answer:
+    async def _pay(self, request: Request, in_flight: ExitStack) -> Answer:
+        """Return the answer; the call counts as in flight until `in_flight` is closed."""
         request, surrogates = request.sendable()
         if surrogates:
             self._endpoint.surrogates += surrogates
             self._ctx.counters.sanitised["prompt"] += surrogates
 
         async def attempt() -> Answer:
-            answer = await self._endpoint.send(request)
-            self._ctx.counters.spend(answer.usage)
+            with ExitStack() as sent:
+                sent.enter_context(self._ctx.gate.call())
+                try:
+                    answer = await self._endpoint.send(request)
+                except ChatError as error:
+                    if error.usage is not None:  # no reply, and billed all the same
+                        self._spend(error.usage)
+                    raise
+                self._spend(answer.usage)
+                in_flight.push(sent.pop_all())
             return answer
 
         try:
-            return await self._endpoint.limiter.run(attempt, self._ctx)
+            return await self._endpoint.limiter.run(attempt, self._ctx, request)
         except (ChatError, ResourceError):
             raise
         except Exception as error:
             raise ChatError(f"{self.identity}: {type(error).__name__}: {error}") from error
+
+    def _spend(self, usage: Usage) -> None:
+        self._ctx.counters.spend(usage, self._endpoint.name or self.identity)
+        self._ctx.cost += usage.cost
+        self._ctx.gate.spend(usage.cost)

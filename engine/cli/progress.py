@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from engine.views import clock
+from engine.views import STAGE_COLUMNS, clock, spent_line
 
 if TYPE_CHECKING:
     from engine.runs import Run
@@ -73,32 +73,20 @@ class Progress:
             self._view.console.print(message, markup=False, highlight=False)
 
     def _table(self) -> Any:
-        from rich.table import Table
+        from rich.console import Group
+        from rich.text import Text
 
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for column in (
-            "stage",
-            "in",
-            "out",
-            "rejected",
-            "dead",
-            "reused",
-            "running",
-            "rows/s",
-            "left",
-        ):
-            table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+        from engine.cli.summary import plain_table, spent_table
+
+        counters = self._run.counters
+        table = plain_table("stage", *STAGE_COLUMNS, "running", "rows/s", "left")
         for key, row in self._rows():
             table.add_row(key, *row)
         seconds = time.monotonic() - self._started
-        calls = sum(c.calls for c in self._run.counters.values())
-        out = sum(c.out_tokens for c in self._run.counters.values())
-        table.caption = (
-            f"{self._run.pipeline.name}: {self._run.finished} finished, {calls} calls, "
-            f"{out} tokens out, {clock(seconds)}"
-        )
-        table.caption_justify = "left"
-        return table
+        told = f"{self._run.pipeline.name}: {self._run.finished} finished, {clock(seconds)}"
+        spent = spent_line(counters)
+        parts = [table, spent_table(counters)] if spent else [table]
+        return Group(*parts, Text(f"{told}; {spent}" if spent else told, "dim"))
 
     def _rows(self) -> list[tuple[str, list[str]]]:
         seconds = max(time.monotonic() - self._started, 1e-6)
@@ -146,4 +134,6 @@ class Progress:
             part += f" (-{rejected})" if rejected else ""
             part += f" (dead {c.dead})" if c.dead else ""
             parts.append(part + (" done" if c.done else ""))
-        return f"[{clock(time.monotonic() - self._started)}] " + ", ".join(parts)
+        spent = spent_line(self._run.counters)
+        told = f"[{clock(time.monotonic() - self._started)}] " + ", ".join(parts)
+        return f"{told}; {spent}" if spent else told

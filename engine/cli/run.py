@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -42,10 +44,25 @@ def command(
     from engine.runs import open_run
 
     run = open_run(file, set=overrides, limit=limit, fresh=fresh, plugins=plugins)
-    return anyio.run(_run, run, file, quiet)
+    return anyio.run(_run, run, _again(click.get_current_context()), quiet)
 
 
-async def _run(run: Run, file: str, quiet: bool) -> int:
+def _again(context: click.Context) -> str:
+    """Return the command line that goes on from where this one stops."""
+    words = ["engine", "run", context.params["file"]]
+    for parameter in context.command.params:
+        value = context.params[str(parameter.name)]
+        if not isinstance(parameter, click.Option) or parameter.name == "fresh" or not value:
+            continue  # another `--fresh` would begin anew
+        name = parameter.opts[0]
+        if parameter.is_flag:
+            words.append(name)
+        for one in value if parameter.multiple else [] if parameter.is_flag else [value]:
+            words += [name, str(one)]
+    return shlex.join(words)
+
+
+async def _run(run: Run, again: str, quiet: bool) -> int:
     import anyio
 
     from engine.cli.progress import Progress
@@ -68,7 +85,7 @@ async def _run(run: Run, file: str, quiet: bool) -> int:
                     summary = await run.finish()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        from engine.runs import first_error
+        from engine.errors import first_error
 
         error = first_error(group)
         if isinstance(error, BaseExceptionGroup):
@@ -78,7 +95,7 @@ async def _run(run: Run, file: str, quiet: bool) -> int:
         if not quiet and run.started:
             print_summary(run.summary)
     if stopped:
-        click.echo(f"engine: stopped; `engine run {file}` goes on from here", err=True)
+        click.echo(f"engine: stopped; this goes on from here:\n{again}", err=True)
         return 128 + stopped[0]
     return summary.exit_code if summary is not None else 1
 
@@ -101,7 +118,7 @@ async def _print_rows(run: Run, stdout: TextIO) -> None:
 
 
 async def _signals(run: Run, stopped: list[int], progress: Progress) -> None:
-    """Drain on the first signal; stop at once on the second."""
+    """Drain on the first signal, stop at once on the second; a third ends the process."""
     import anyio
 
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -110,8 +127,10 @@ async def _signals(run: Run, stopped: list[int], progress: Progress) -> None:
                 stopped.append(int(number))
                 if len(stopped) == 1:
                     progress.say(
-                        "engine: stopping once what is in flight is done; again stops at once"
+                        "engine: stopping once the calls in flight are done; again stops at once"
                     )
                     tasks.start_soon(run.drain)
-                else:
+                elif len(stopped) == 2:
                     run.stop()
+                else:  # as a kill would: what is stored is whole
+                    os._exit(128 + number)

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.cli import visible
-from engine.views import clock, stage_numbers
+from engine.views import SPENT_COLUMNS, STAGE_COLUMNS, clock, spent_line, spent_rows, stage_numbers
 
 if TYPE_CHECKING:
-    from engine.runs import Summary
+    from rich.table import Table
 
-__all__ = ["print_summary"]
+    from engine.runs import Summary
+    from engine.services import Counters
+
+__all__ = ["plain_table", "print_summary", "spent_table"]
+
+
+def plain_table(*columns: str, names: int = 1) -> Table:
+    """Return an empty table without lines, whose first `names` columns are names."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < names else "right", no_wrap=True)
+    return table
+
+
+def spent_table(stages: Mapping[str, Counters]) -> Table:
+    """Return what paid calls have taken, by stage and model."""
+    table = plain_table(*SPENT_COLUMNS, names=2)
+    for stage, model, *numbers in spent_rows(stages):
+        table.add_row(stage, visible(model), *numbers)
+    return table
 
 
 def print_summary(summary: Summary) -> None:
     """Print how a run ended."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -27,17 +48,14 @@ def print_summary(summary: Summary) -> None:
             style="bold",
         )
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    columns = ["stage", "in", "out", "rejected", "dead", "reused", "calls", "tokens in", "out"]
-    for column in columns:
-        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+    table = plain_table("stage", *STAGE_COLUMNS)
     for key, c in summary.stages.items():
-        table.add_row(key, *(str(n) if n else "" for n in stage_numbers(c)))
+        table.add_row(key, *(f"{n:,}" if n else "" for n in stage_numbers(c)))
     console.print(table)
-    cost = sum(c.cost for c in summary.stages.values())
+    if spent := spent_line(summary.stages):
+        console.print(spent_table(summary.stages))
+        console.print(Text(spent))
     replayed = sum(c.replayed for c in summary.stages.values())
-    if cost:
-        console.print(Text(f"cost: {cost:.4f}"))
     if replayed:
         console.print(Text(f"{replayed} calls were answered from the store and not paid again"))
     for field, counts in summary.tally.items():

@@ -134,7 +134,7 @@ class Runner:
                 "class": type(error).__name__ if error else outcome.example,
                 "error": text,
                 "attempts": outcome.attempts,
-                "cost": self.counters.cost,
+                "cost": outcome.cost,
             }
             self.store.put_row(
                 RowRecord(self.key, row_id or b"", order, "dead", fields or {}, note)
@@ -150,7 +150,9 @@ class Runner:
             return Outcome(
                 "reject", {}, note["reason"], note.get("example", ""), attempts=note["attempts"]
             )
-        return Outcome("dead", {}, note["error"], note["class"], attempts=note["attempts"])
+        return Outcome(
+            "dead", {}, note["error"], note["class"], attempts=note["attempts"], cost=note["cost"]
+        )
 
     def put_memo(self, store: Store, key: bytes, outcome: Outcome) -> Outcome:
         """Record a row's outcome and return it: dead, if it holds what a row cannot carry.
@@ -180,6 +182,7 @@ class Runner:
                 "attempts": outcome.attempts,
                 "error": text,
                 "class": type(error).__name__ if error else outcome.example,
+                "cost": outcome.cost,
             },
         )
 

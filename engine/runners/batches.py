@@ -24,6 +24,7 @@ class Batch(Runner):
         super().__init__(control, execution, tasks)
         self.inbox = Inbox(self.key, self.store)
         self._turn = anyio.Lock()
+        self._workers = self.wired.model.concurrency
         (cls,) = self.wired.spec.row_parameters.values()
         self._make = row_maker(self.wired, cls)
         self._pass: list[Item] = []
@@ -32,16 +33,17 @@ class Batch(Runner):
         return Signals(self.inbox, self._pass)
 
     def start(self) -> None:
-        self.tasks.start_soon(self._all)
+        for _ in range(self._workers):
+            self.tasks.start_soon(self._live)
 
-    async def _all(self) -> None:
-        async with anyio.create_task_group() as workers:
-            for _ in range(self.wired.model.concurrency):
-                workers.start_soon(self._work)
-        for item in self._pass:
-            await self.emit(item)
-        self._pass.clear()
-        self.done()
+    async def _live(self) -> None:
+        await self._work()
+        self._workers -= 1
+        if not self._workers:
+            for item in self._pass:
+                await self.emit(item)
+            self._pass.clear()
+            self.done()
 
     async def _work(self) -> None:
         size = self.wired.model.batch
@@ -65,7 +67,7 @@ class Batch(Runner):
     async def _outcomes(self, items: list[Item]) -> list[Outcome]:
         execution, store = self.execution, self.store
         if not execution.recorded or store is None:
-            return await self._halved(items)
+            return await self._halved(items, len(items))
         keys = [execution.row_key(item) for item in items]
         memos = [store.memo(key) for key in keys]
         if all(memo is not None for memo in memos):
@@ -73,11 +75,13 @@ class Batch(Runner):
             return [self.remembered(memo) for memo in memos if memo is not None]
         # A dead letter stays dead while its key is unchanged, and the rest runs again whole.
         alive = [i for i, memo in enumerate(memos) if memo is None or memo.kind != "dead"]
-        ran = dict(zip(alive, await self._halved([items[i] for i in alive]), strict=True))
+        outcomes = await self._halved([items[i] for i in alive], len(items)) if alive else []
+        ran = dict(zip(alive, outcomes, strict=True))
         ran = {i: self.put_memo(store, keys[i], outcome) for i, outcome in ran.items()}
         return [ran[i] if i in ran else self.remembered(memo) for i, memo in enumerate(memos)]  # type: ignore[arg-type]
 
-    async def _halved(self, items: list[Item]) -> list[Outcome]:
+    async def _halved(self, items: list[Item], waiting: int) -> list[Outcome]:
+        """Run the stage on the rows, or on ever smaller parts; `waiting` rows wait for the end."""
         execution = self.execution
         outs: list[Any] = []
 
@@ -91,12 +95,13 @@ class Batch(Runner):
             return {}
 
         first = items[0][0] or b""
-        outcome = await execution.attempts(first, once)
+        outcome = await execution.attempts(first, once, rows=waiting)
         if outcome.kind != "row":
             if len(items) == 1:
                 return [outcome]
             middle = len(items) // 2
-            return await self._halved(items[:middle]) + await self._halved(items[middle:])
+            halves = items[:middle], items[middle:]
+            return [o for half in halves for o in await self._halved(half, waiting)]
         return [self._one(out, item) for out, item in zip(outs, items, strict=True)]
 
     def _one(self, out: Any, item: Item) -> Outcome:

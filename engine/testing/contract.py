@@ -15,11 +15,11 @@ from pydantic import TypeAdapter
 
 from engine.chat import Answer, Request
 from engine.docstrings import parameter_docs
-from engine.errors import StageError
+from engine.errors import StageError, first_error
 from engine.plugins import Plugins, installed
 from engine.resources import ResourceSpec
 from engine.rows import row_fields
-from engine.runs import Run, first_error
+from engine.runs import Run
 from engine.services import Counters
 from engine.settings import is_input, is_output
 from engine.stages import Read, StageSpec

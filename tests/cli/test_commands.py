@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -243,8 +244,10 @@ stages:
         rest = running.stderr.read()  # type: ignore[union-attr]
         assert running.wait(timeout=30) == code
     assert not (path.parent / "out.jsonl").exists()
-    assert rest.splitlines()[-1] == f"engine: stopped; `engine run {path}` goes on from here"
-    done = engine("run", path)
+    assert rest.splitlines()[-2] == "engine: stopped; this goes on from here:"
+    command, *words = shlex.split(rest.splitlines()[-1])
+    assert command == "engine"
+    done = engine(*words)
     assert done.returncode == 0
     assert len((path.parent / "out.jsonl").read_text().splitlines()) == 30
     assert len(list(gate.glob("started *"))) == 30  # none twice

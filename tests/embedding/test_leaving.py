@@ -239,7 +239,7 @@ async def test_a_run_is_entered_once_but_may_wait_for_its_store(
     async with engine.open(plain, store=tmp_path / "store") as first:
         with pytest.raises(
             StoreError,
-            match=f"in use by process {os.getpid()}, which is this one: let the other run end first",
+            match=f"in use by process {os.getpid()} on .*, which is this one: let the other run end first",
         ):
             await second.__aenter__()
         assert not second.started

@@ -69,7 +69,7 @@ async def test_interrupted_and_run_again_is_as_if_nothing_had_happened(lab: Make
     await whole.run()
     for at in (1, 25, 40):
         await it.stop(how, at)
-        assert it.output in ({}, whole.output), "no half-written file"
+        assert it.output.items() <= whole.output.items(), "no half-written file"
         assert not list(it.folder.glob(".out*"))
     await it.run()
     assert it.output == whole.output

@@ -204,4 +204,4 @@ async def test_the_shipped_pipeline(url: str, shipped: Path) -> None:
     assert calls[0] > 20
     assert calls[1] == 0
     assert second.finished == first.finished
-    assert sum(c.cached_tokens for c in first.stages.values()) > 1000
+    assert sum(c.spent.cached for c in first.stages.values()) > 1000

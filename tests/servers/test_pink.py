@@ -43,7 +43,7 @@ async def test_all_rows_are_accepted_and_running_again_asks_nothing(
     counters = first.stages.values()
     assert sum(c.calls for c in counters) == server.paid == len(server.asked)
     assert sum(c.calls for c in second.stages.values()) == 0
-    assert sum(c.cached_tokens for c in counters) == 64 * server.paid
+    assert sum(c.spent.cached for c in counters) == 64 * server.paid
     cost = server.paid * (36 * 1.0 + 64 * 0.5 + 10 * 10.0) / 1e6
     assert sum(c.cost for c in counters) == pytest.approx(cost)
     rows = [json.loads(line) for line in written]
