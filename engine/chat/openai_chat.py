@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
-from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
-import anyio
-from anyio import to_thread
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import ByteSize, PositiveFloat, PositiveInt
 
 from engine.chat.bound import Endpoint
+from engine.chat.connection import Connection
 from engine.chat.limiter import Limiter
 from engine.chat.llama import key_token, spellings
 from engine.chat.protocol import Answer, Feature, Request, Sampling, TokenLogprob
@@ -28,13 +23,15 @@ from engine.hookspecs import hookimpl
 from engine.resources import resource
 from engine.services import Usage
 
-if TYPE_CHECKING:
-    import openai
-
 __all__ = ["OpenAIChat"]
 
-LARGEST = 64 * 2**20
-"""Bytes of a reply beyond which it is none: with 20 log-probabilities a token has two thousand."""
+MAX_REPLY = ByteSize(16 * 2**20)
+"""With 20 log-probabilities a token takes two thousand bytes: room for eight thousand tokens."""
+
+START = 4
+"""Calls at once in the beginning, until good replies allow more."""
+
+OPENAI = "https://api.openai.com/v1"
 
 
 @resource("openai.chat")
@@ -49,10 +46,11 @@ class OpenAIChat(Endpoint):
     not have; left out, it is `openai` without a `base_url`, `other` with one. `features` takes the
     place of what that kind can: nothing checks the claim.
 
-    At most `slots` calls run at once, fewer while the server is overloaded. `rpm` and `tpm` are
-    budgets of requests and tokens a minute. `timeout` bounds each try, in seconds. `sampling` holds
-    the defaults of all calls. `prices` are per million new, cached and generated tokens: the
-    summary then shows the cost.
+    At most `slots` calls run at once, fewer in the beginning and while the server is overloaded.
+    `rpm`, `tpm`, `input_tpm` and `output_tpm` are budgets a minute: of requests, of tokens, of
+    prompt tokens, of generated tokens. `timeout` bounds each try, in seconds, and `max_reply` each
+    reply, in bytes or as `16 MiB`. `sampling` holds the defaults of all calls. `prices` are per
+    million new, cached and generated tokens: the summary then shows the cost.
 
     A key that is refused, a model or URL that is not found and a quota that is used up end the run:
     they concern every row.
@@ -69,21 +67,27 @@ class OpenAIChat(Endpoint):
         slots: PositiveInt = 8,
         rpm: PositiveFloat | None = None,
         tpm: PositiveFloat | None = None,
+        input_tpm: PositiveFloat | None = None,
+        output_tpm: PositiveFloat | None = None,
+        max_reply: ByteSize = MAX_REPLY,
         timeout: PositiveFloat = 120.0,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         prices: tuple[float, float, float] | None = None,
     ) -> None:
-        self.sampling, self.limiter = sampling, Limiter(slots, rpm=rpm, tpm=tpm)
+        self.sampling = sampling
+        self.limiter = Limiter(
+            slots, start=START, rpm=rpm, tpm=tpm, input_tpm=input_tpm, output_tpm=output_tpm
+        )
         self.name = model
         self._model, self._base_url, self._key_env = model, base_url, api_key_env
         self._server = SERVERS[server or ("other" if base_url else "openai")]
         self._features = frozenset(self._server.features if features is None else features)
         self._server.check(sorted(self._features), sampling.model_dump())
-        self._timeout, self._prices = timeout, prices
+        self._timeout, self._prices, self._max_reply = timeout, prices, ByteSize(max_reply)
         self._host = _host(base_url)
-        self._client: openai.AsyncOpenAI | None = None
+        self._connection: Connection | None = None
         self._banned: dict[str, frozenset[int]] = {}
-        self._key = self._found_key()
+        self._found_key()
 
     @property
     def identity(self) -> str:
@@ -96,6 +100,10 @@ class OpenAIChat(Endpoint):
         """The features of the kind of server, or those that the configuration claims for it."""
         return self._features
 
+    @property
+    def _root(self) -> str:
+        return (self._base_url or OPENAI).rstrip("/")  # whatever OPENAI_BASE_URL says
+
     def _found_key(self) -> str:
         """Return the key, or "" on the loopback. Raises ResourceError where one is missing."""
         key = os.environ.get(self._key_env, "").strip()
@@ -107,24 +115,19 @@ class OpenAIChat(Endpoint):
         return key
 
     async def __aenter__(self) -> Self:
-        """Open the client. Raises ResourceError without the SDK or a key."""
-        self._key = self._found_key()
-        try:
-            sdk = await to_thread.run_sync(import_module, "openai")  # a second of imports
-        except ImportError as error:
-            raise ResourceError(
-                "openai.chat needs the openai SDK: `pip install 'st-engine[openai]'`"
-            ) from error
-        self._client = sdk.AsyncOpenAI(
-            api_key=self._key or "none",
-            base_url=self._base_url or "https://api.openai.com/v1",  # whatever OPENAI_BASE_URL says
+        """Open the connection. Raises ResourceError without the SDK or a key."""
+        connection = Connection(
+            name=self._model,
+            host=self._host,
+            base_url=self._root,
+            key=self._found_key(),
+            key_env=self._key_env,
+            slots=self.limiter.slots,
             timeout=self._timeout,
-            max_retries=0,  # our limiter retries, so that each try is counted
-            # What is on this machine is not asked through a proxy, whatever the environment says.
-            http_client=sdk.DefaultAsyncHttpxClient(trust_env=False)
-            if is_loopback(self._base_url)
-            else None,
+            max_reply=self._max_reply,
         )
+        await connection.open()
+        self._connection = connection
         return self
 
     async def __aexit__(
@@ -133,61 +136,35 @@ class OpenAIChat(Endpoint):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the client."""
-        client, self._client = self._client, None
-        if client is not None:
-            with anyio.CancelScope(shield=True):
-                await client.close()
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
     async def send(self, request: Request) -> Answer:
         """Ask the server once; the limiter decides whether to ask again."""
-        if self._client is None:
+        connection = self._connection
+        if connection is None:
             raise ChatError("openai.chat is not open: use it in a run, or in `async with`")
-        import openai
-
+        body = await self._body(connection, request)
+        data = await connection.post(f"{self._root}/chat/completions", body)
+        found: Any = None
         try:
-            with anyio.fail_after(self._timeout):  # the SDK's own timeout is per read
-                body = await self._body(self._client, request)
-                # Raw, because the SDK builds its models without checking what it was sent; and in
-                # pieces, because a server that went mad must not fill the memory.
-                create = self._client.chat.completions.with_streaming_response.create
-                async with create(**body) as reply:
-                    data = await self._read(reply.iter_bytes())
-        except (openai.APITimeoutError, TimeoutError):
-            raise ChatError(f"no reply within {self._timeout:g} s", retryable=True) from None
-        except openai.APIStatusError as error:
-            raise self._refusal(error) from None  # the SDK's error may repeat the key
-        except openai.APIConnectionError as error:
-            raise self._broken(error.__cause__ or error) from None
-        try:
-            answer = self._answer(json.loads(data))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            start = self._safe(data[:2000].decode("utf-8", "replace"), 80)
-            raise ChatError(f"not a chat completion: {start!r}", retryable=True) from error
-        if self._server.repeats:
+            found = json.loads(data)
+            answer = self._answer(found)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            start = connection.safe(data[:2000].decode("utf-8", "replace"), 80)
+            billed = self._usage(found)
+            raise ChatError(
+                f"not a chat completion: {start!r}",
+                retryable=True,
+                usage=billed if billed.known else None,
+            ) from error
+        if request.prefix and self._server.repeats:
             answer = replace(answer, text=answer.text.removeprefix(request.prefix))
         return answer
 
-    async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
-        data = bytearray()
-        try:
-            # Cancelled rather than left: the SDK's generators then end from the innermost outwards.
-            with anyio.CancelScope() as scope:
-                async for chunk in chunks:
-                    data += chunk
-                    if len(data) > LARGEST:
-                        scope.cancel()
-        except Exception as error:  # the transport's own, another in each major version of the SDK
-            raise self._broken(error) from None
-        if len(data) > LARGEST:
-            raise ChatError(f"the reply is longer than {LARGEST >> 20} MiB")
-        return bytes(data)
-
-    def _broken(self, error: BaseException) -> ChatError:
-        said = str(error) or type(error).__name__
-        return ChatError(self._safe(f"connection to {self._host}: {said}"), retryable=True)
-
-    async def _body(self, client: openai.AsyncOpenAI, request: Request) -> dict[str, Any]:
+    async def _body(self, connection: Connection, request: Request) -> dict[str, Any]:
         sampling, server = request.sampling, self._server
         if "banned" not in self._features and sampling.banned:
             sampling = sampling.model_copy(update={"banned": ()})
@@ -195,7 +172,7 @@ class OpenAIChat(Endpoint):
         tokens: set[int] = set()
         if server.name == "llama.cpp":
             for term in sampling.banned:
-                tokens |= await self._banned_tokens(client, term)
+                tokens |= await self._banned_tokens(connection, term)
         messages = [{"role": m.role, "content": str(m.content)} for m in request.messages]
         if request.prefix:
             messages.append({"role": "assistant", "content": str(request.prefix)})
@@ -210,94 +187,49 @@ class OpenAIChat(Endpoint):
             "response_format": response_format(request.schema) if request.schema else None,
             "logprobs": True if request.top_logprobs else None,
             "top_logprobs": request.top_logprobs or None,
-            "extra_body": server.extra(request, sorted(tokens)) or None,
         }
-        return {name: value for name, value in body.items() if value is not None}
+        said = {name: value for name, value in body.items() if value is not None}
+        return said | server.extra(request, sorted(tokens))
 
-    async def _banned_tokens(self, client: openai.AsyncOpenAI, term: str) -> frozenset[int]:
+    async def _banned_tokens(self, connection: Connection, term: str) -> frozenset[int]:
         """Return the tokens that stand for a term: llama.cpp's server bans tokens, not words."""
         if term not in self._banned:
-            root = str(client.base_url).rstrip("/").removesuffix("/v1")
+            url = f"{self._root.removesuffix('/v1')}/tokenize"
             keys = set()
             for text in (lead + word for word in spellings(term) for lead in ("", " ")):
                 asked = {"content": text, "add_special": False, "with_pieces": True}
-                found: Any = await client.post(f"{root}/tokenize", body=asked, cast_to=object)
+                found: Any = json.loads(await connection.post(url, asked))
                 tokens = [(t["id"], t["piece"]) for t in found["tokens"]]
                 keys.add(key_token([(i, p if isinstance(p, str) else "") for i, p in tokens]))
             self._banned[term] = frozenset(key for key in keys if key is not None)
         return self._banned[term]
 
     def _answer(self, found: Mapping[str, Any]) -> Answer:
-        choice, usage = found["choices"][0], found.get("usage") or {}
+        choice = found["choices"][0]
         message = choice["message"]
         refusal = message.get("refusal")
         # A reply that only calls tools may come without content; any other must have it.
         content = message.get("content") if message.get("tool_calls") else message["content"]
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        new = (usage.get("prompt_tokens") or 0) - cached
-        out = usage.get("completion_tokens") or 0
-        cost = sum(
-            price * tokens / 1e6
-            for price, tokens in zip(self._prices or (), (new, cached, out), strict=False)
-        )
         return Answer(
             str(refusal or content or ""),
             "refusal" if refusal else str(choice.get("finish_reason") or "stop"),
-            Usage(new, cached, out, cost),
+            self._usage(found),
             tuple(_logprobs(choice)),
         )
 
-    def _refusal(self, error: openai.APIStatusError) -> ChatError | ResourceError:
-        status, spent = error.status_code, error.code == "insufficient_quota"
-        body = error.body  # OpenAI's `error`, or whatever it was
-        message = body.get("message") if isinstance(body, Mapping) else None
-        said = f"{status}: {self._safe(str(message or body or error.message))}"
-        if status in (401, 404) or spent:  # as it is for this row, so for every row
-            hint = {
-                401: f"is the key in {self._key_env} right",
-                404: "are model and base_url right",
-            }
-            asked = hint.get(status, "is there credit left")
-            return ResourceError(f"{self._model} at {self._host}: {said} ({asked}?)")
-        if status in (408, 409, 429) or status >= 500:
-            wait = retry_after(error.response.headers)
-            return ChatError(said, retryable=True, retry_after=wait)
-        return ChatError(said)
-
-    def _safe(self, text: str, longest: int = 500) -> str:
-        """Return what a server said in one line, without keys."""
-        if self._key:
-            text = text.replace(self._key, "***")
-        return " ".join(re.sub(r"\bsk-[\w*.-]+", "***", text).split())[:longest]
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a server asks to wait: `retry-after-ms`, seconds, or a date."""
-    if (ms := _number(headers.get("retry-after-ms"))) is not None:
-        return ms / 1000
-    said = headers.get("retry-after")
-    if (seconds := _number(said)) is not None:
-        return seconds
-    until = _timestamp(said)
-    if until is None:
-        return 0.0
-    now = _timestamp(headers.get("date"))  # the server's own clock, if it says
-    return max(0.0, until - (time.time() if now is None else now))
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if 0 <= value < float("inf") else None
-
-
-def _timestamp(text: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(text or "").timestamp()
-    except ValueError:
-        return None
+    def _usage(self, found: Any) -> Usage:
+        """Return what a reply says that it took: nothing, where it says nothing readable."""
+        try:
+            said = found["usage"]
+            prompt = int(said.get("prompt_tokens") or 0)
+            out = int(said.get("completion_tokens") or 0)
+            cached = int((said.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            return Usage()
+        tokens = (max(0, prompt - cached), max(0, cached), max(0, out))
+        prices = self._prices or (0.0, 0.0, 0.0)
+        cost = sum(price * count / 1e6 for price, count in zip(prices, tokens, strict=True))
+        return Usage(*tokens, cost)
 
 
 def _logprobs(choice: Mapping[str, Any]) -> Iterator[TokenLogprob]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -84,6 +84,10 @@ class Request:
 
     def sendable(self) -> tuple[Request, int]:
         """Return the request as UTF-8 can carry it, and how many lone surrogates became U+FFFD."""
+        sampling = self.sampling
+        texts = (self.prefix, self.grammar or "", *sampling.stop, *sampling.banned)
+        if not any(map(_SURROGATES.search, (*texts, *(m.content for m in self.messages)))):
+            return self, 0
         replaced = 0
 
         def clean(text: str) -> str:
@@ -92,9 +96,9 @@ class Request:
             replaced += count
             return cleaned
 
-        sampling = {
-            "stop": tuple(map(clean, self.sampling.stop)),
-            "banned": tuple(map(clean, self.sampling.banned)),
+        cleaned = {
+            "stop": tuple(map(clean, sampling.stop)),
+            "banned": tuple(map(clean, sampling.banned)),
         }
         request = replace(
             self,
@@ -102,10 +106,10 @@ class Request:
                 Message(role=m.role, content=Text(clean(m.content))) for m in self.messages
             ),
             prefix=clean(self.prefix),
-            sampling=self.sampling.model_copy(update=sampling),
+            sampling=sampling.model_copy(update=cleaned),
             grammar=None if self.grammar is None else clean(self.grammar),
         )
-        return (request, replaced) if replaced else (self, 0)
+        return request, replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,14 @@ class Answer:
 
     def dumps(self) -> bytes:
         """Return it as JSON that keeps lone surrogates, which UTF-8 cannot carry."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        usage, logprobs = self.usage, self.logprobs  # by hand: `asdict` costs more than all of it
+        value = {
+            "text": self.text,
+            "finish": self.finish,
+            "usage": {name: getattr(usage, name) for name in Usage.__slots__},
+            "logprobs": [{"token": t.token, "logprob": t.logprob, "top": t.top} for t in logprobs],
+        }
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @classmethod
     def loads(cls, data: bytes) -> Answer:

@@ -1,6 +1,7 @@
 """`openai.chat` against a server on the loopback that misbehaves on demand."""
 
 import email.utils
+import gzip
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,8 @@ from anyio.abc import SocketAttribute, SocketStream
 from pydantic import BaseModel
 
 from engine.chat import Answer, ChatError, Message, Request, Sampling, Usage
-from engine.chat.openai_chat import OpenAIChat, retry_after
+from engine.chat.connection import retry_after
+from engine.chat.openai_chat import OpenAIChat
 from engine.errors import ResourceError
 from engine.text import Text
 
@@ -96,9 +98,9 @@ def request(**settings: object) -> Request:
     return Request(tuple(ask()), **defaults | {"top_logprobs": 0} | settings)  # type: ignore[arg-type]
 
 
-async def refused(*responses: bytes, timeout: float = 5.0) -> ChatError:
+async def refused(*responses: bytes, **settings: Any) -> ChatError:
     async with serving(*responses) as server:
-        async with OpenAIChat(model="m", base_url=server.base_url, timeout=timeout) as chat:
+        async with OpenAIChat(model="m", base_url=server.base_url, **settings) as chat:
             with pytest.raises(ChatError) as caught:
                 await chat.send(request())
     return caught.value
@@ -456,11 +458,20 @@ def test_a_url_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_an_endless_reply_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.chat.openai_chat.LARGEST", 1 << 20)
-    error = await refused(reply(200, completion("x" * (2 << 20))))
-    assert str(error) == "the reply is longer than 1 MiB"
-    assert not error.retryable  # it is paid, and would be as long again
+@pytest.mark.parametrize("status", [200, 500])
+async def test_an_endless_reply_is_left(status: int) -> None:
+    long = reply(status, completion("x" * (2 << 20)))
+    error = await refused(long, max_reply=1 << 20)
+    assert str(error) == "the reply is longer than 1.0MiB: see `max_reply`"
+    assert not error.retryable  # it would be as long again
+    assert (error.usage is not None) is (status == 200)  # paid, however much it was
+
+
+async def test_a_reply_is_measured_once_it_is_unpacked() -> None:
+    packed = gzip.compress(completion("x" * (2 << 20)).encode())
+    assert len(packed) < 1 << 14
+    error = await refused(reply(200, packed, content_encoding="gzip"), max_reply=1 << 20)
+    assert "longer than 1.0MiB" in str(error)
 
 
 async def test_a_schema_and_a_grammar_are_one_too_many() -> None:
@@ -481,18 +492,15 @@ async def test_a_server_on_this_machine_is_asked_without_a_proxy(
 
 
 async def test_openais_address_is_not_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", NOWHERE)
     async with OpenAIChat(model="m") as chat:
-        assert chat._client is not None
-        assert chat._client.base_url.host == "api.openai.com"
+        assert chat._connection is not None
+        assert chat._connection._base_url == "https://api.openai.com/v1"
 
 
-async def test_closing_closes_the_client() -> None:
+async def test_closed_it_cannot_be_asked() -> None:
     async with OpenAIChat(model="m", base_url=NOWHERE) as chat:
-        client = chat._client
-        assert client is not None
-        assert not client.is_closed()
-    assert client.is_closed()
+        pass
     with pytest.raises(ChatError, match="not open"):
         await chat.send(request())
 
