@@ -15,7 +15,7 @@ from engine.runs import Summary
 
 pytestmark = pytest.mark.anyio
 Sites = Callable[..., Site]
-FEW = ["stages.numbers.with.count=4"]
+FEW = ["stages.numbers.with.count=3"]
 WRITTEN: dict[str, Mapping[str, bytes]] = {}
 
 
