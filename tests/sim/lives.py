@@ -6,7 +6,7 @@ import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import anyio
@@ -20,7 +20,7 @@ from tests.sim.server import SimChat
 from tests.sim.stages import STAGES
 from tests.sim.world import FOREVER, Found, SimStore, World, run, simulated, tables
 
-KINDS = ("kill", "kill", "kill", "drain", "stop", "failure")
+KINDS = ("kill", "kill", "kill", "drain", "stop", "failure", "full")
 Sinks = dict[str, list[dict[str, Any]]]
 
 
@@ -28,7 +28,7 @@ Sinks = dict[str, list[dict[str, Any]]]
 class Plan:
     """How a life is to end: at a virtual time, or with the k-th commit."""
 
-    kind: Literal["end", "kill", "drain", "stop", "failure"] = "end"
+    kind: Literal["end", "kill", "drain", "stop", "failure", "full"] = "end"
     at: float = 0.0
     then: float = 0.0
     """Seconds from the first signal to the second."""
@@ -54,7 +54,9 @@ def live(here: World, made: SimPipeline, plan: Plan = Plan()) -> Ended:
     before = tables(here.image)
     ended = Ended(None, [], 0.0)
     if plan.kind == "failure":
-        here.fails_at = max(1, int(plan.at))
+        here.fails_at = int(plan.at)
+    elif plan.kind == "full":
+        here.full_at = int(plan.at)
 
     async def main() -> None:
         chat = SimChat(model=made.identity)
@@ -108,13 +110,15 @@ def live(here: World, made: SimPipeline, plan: Plan = Plan()) -> Ended:
         for leaf in leaves(error):
             if isinstance(leaf, (Found, KeyboardInterrupt)):
                 raise leaf from error
-        if not here.dead and not here.failed:
+        if here.wrong:
+            raise Found(here.wrong[0]) from error
+        if not here.dead and not here.failed and not here.is_full:
             raise Found(f"life {here.life} ({plan.kind}) ended with {error!r}") from error
         if not here.dead and not all(isinstance(e, EngineError) for e in leaves(error)):
             raise Found(f"a failing disk made {error!r}") from error
-    if here.failed:
-        here.failures += 1
-        here.allowed += here.in_flight + here.unseen
+    if here.wrong:
+        raise Found(here.wrong[0])
+    here.failures += here.failed or here.is_full
     here.note_end(ended.seconds)
     check_kept(before, tables(here.image))
     return ended
@@ -196,8 +200,11 @@ def check_counts(made: SimPipeline, ended: Ended) -> None:
 def check_paid(here: World, pipelines: Iterable[SimPipeline]) -> None:
     """Raise Found if a call was paid for too often, or not at all."""
     wanted: Counter[tuple[str, str]] = Counter()
+    due_once: Counter[tuple[str, Any, str]] = Counter()
     for made in pipelines:
-        wanted |= made.paid()
+        due_once |= made.paid()
+    for (stage, _, asked), count in due_once.items():
+        wanted[stage, asked] += count
     paid: Counter[tuple[str, str]] = Counter()
     for (prompt, seed), count in here.billed.items():
         again = here.broken[prompt, seed] + here.allowed[prompt, seed]
@@ -225,13 +232,22 @@ class Seen:
     lives: int
     trace: list[tuple[float, str, str]]
 
+    def __add__(self, other: Seen) -> Seen:
+        """Return both together, without their traces."""
+        mine, theirs = ([getattr(s, f.name) for f in fields(s)][:-1] for s in (self, other))
+        return Seen(*map(sum, zip(mine, theirs, strict=True)), [])
+
 
 def plans(rng: random.Random, seconds: float, commits: int) -> list[Plan]:
     """Return how up to three lives are to end."""
     found = []
     for _ in range(rng.choice((1, 2, 2, 3))):
         kind = rng.choice(KINDS)
-        at = rng.uniform(1, 1.1 * commits) if kind == "failure" else rng.uniform(0, 1.05 * seconds)
+        at = (
+            rng.uniform(1, 1.1 * commits)
+            if kind in ("failure", "full")
+            else rng.uniform(0, 1.05 * seconds)
+        )
         found.append(Plan(kind, at, rng.uniform(0, 3)))  # type: ignore[arg-type]
     return found
 
@@ -287,7 +303,9 @@ def edit(rng: random.Random, made: SimPipeline) -> SimPipeline | None:
     """Return the pipeline with one random edit."""
     sources = [m.key for m in made.made if m.use == "rows"]
     others: list[Stage] = [m for m in made.made if m.use != "rows"]
-    salted = [m.key for m in others if m.use in ("cheap", "steps", "naps", "ask", "splits", "scores")]
+    salted = [
+        m.key for m in others if m.use in ("cheap", "steps", "naps", "ask", "splits", "scores")
+    ]
     choices: list[Callable[[], Edit]] = [
         lambda: Edit("insert", rng.choice(sources)),
         lambda: Edit("idle", rng.choice(others).key),

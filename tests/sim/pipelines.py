@@ -62,7 +62,7 @@ class SimPipeline(Pipeline):
 
     made: list[Stage]  # type: ignore[assignment]
 
-    def __init__(self, seed: int, edit: Edit = Edit(), largest: int = 10) -> None:
+    def __init__(self, seed: int, edit: Edit = Edit(), largest: int = 14) -> None:
         self.seed, self.edit = seed, edit
         self.settings = random.Random(f"{seed}/settings/{edit.kind == 'settings'}")
         super().__init__(seed, largest)
@@ -72,7 +72,7 @@ class SimPipeline(Pipeline):
     def _source(self, largest: int) -> None:
         rng, key = self.rng, f"s{len(self.made)}"
         keyed = rng.random() < 0.5
-        values = rng.sample(range(40), k=rng.randint(0, largest))
+        values = rng.sample(range(40), k=0 if rng.random() < 0.1 else rng.randint(3, largest))
         if not keyed:
             values = [value % 17 for value in values]
         if self.edit == Edit("insert", key):
@@ -200,7 +200,11 @@ class SimPipeline(Pipeline):
 
     def text(self) -> str:
         """Return the pipeline file."""
-        lines = ["name: sim", f"limits: {{gpu: {stages.GPUS}}}", "resources: {llm: {use: sim.chat}}"]
+        lines = [
+            "name: sim",
+            f"limits: {{gpu: {stages.GPUS}}}",
+            "resources: {llm: {use: sim.chat}}",
+        ]
         lines += ["stages:", *(f"  {m.key}: {json.dumps(m.yaml)}" for m in self.made)]
         for at, (name, made) in enumerate(self.sinks.items()):
             sink = {"use": "sim.collect", "from": made.key, "with": {"place": name}}
@@ -212,27 +216,28 @@ class SimPipeline(Pipeline):
         """The model's name."""
         return "another" if self.edit.kind == "identity" else "sim"
 
-    def paid(self) -> Counter[tuple[str, str]]:
-        """Return what must be paid for: (stage, prompt without the row) -> calls."""
-        paid: Counter[tuple[str, str]] = Counter()
+    def paid(self) -> Counter[tuple[str, Any, str]]:
+        """Return what must be paid for: (stage, row, what is asked of it) -> calls."""
+        paid: Counter[tuple[str, Any, str]] = Counter()
         for made in self.made:
             if made.use not in CHATS:
                 continue
-            for _, f in made.read:
+            for i, f in made.read:
                 n = f["n"]
+                calls = 1
                 match made.use:
                     case "ask":
                         drawn, _ = drawing(n, made.yaml["with"]["samples"])
-                        paid[made.key, f"{n}"] += 0 if is_poison(n) else len(drawn)
+                        calls = 0 if is_poison(n) else len(drawn)
                     case "talk":
-                        paid[made.key, f"{n}"] += 2
-                    case "inquires":
-                        for i in range(n % 3):
-                            paid[made.key, f"{n}|{i}"] += 1
+                        calls = 2
                     case "judge":
-                        paid[made.key, f"{n}"] += n % 6 != 5
-                    case _:
-                        paid[made.key, f"{n}"] += 1
+                        calls = int(n % 6 != 5)
+                    case "inquires":
+                        calls = 0
+                        for child in range(n % 3):
+                            paid[made.key, i, f"{n}|{child}"] = 1
+                paid[made.key, i, f"{n}"] = calls
         return +paid
 
 

@@ -6,6 +6,7 @@ call succeeds in the end, and the output does not depend on them.
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import anyio
@@ -38,6 +39,7 @@ class SimChat(Endpoint):
     def __init__(self, *, model: str = "sim") -> None:
         self.name = self._model = model
         self.limiter = Limiter(SLOTS)
+        self.limiter.random = random.Random(repr((world().seed, world().life)))
 
     @property
     def identity(self) -> str:
@@ -52,6 +54,10 @@ class SimChat(Endpoint):
         assert seed is not None
         call = (prompt, seed)
         here.note("sent", call)
+        if anyio.current_time() < here.not_before:
+            here.find(f"{call} was sent while the server asked to wait")
+        if here.failed_for(1.0):
+            here.find(f"{call} was sent a second after the disk had failed")
         with here.at_most(SLOTS, "the server"):
             here.in_flight[call] += 1
             try:
@@ -75,24 +81,25 @@ class SimChat(Endpoint):
         if here.draw("calm", here.life) < 0.5:
             fault *= 4  # a life with few faults
         if kind == "ask" and is_poison(n):
-            raise ChatError("400: no")
+            raise ChatError("400: no", status=400)
         if fault < 0.03:
-            asked = (0.0, 0.5, 30.0)[int(here.draw("asked", *names) * 3)]
-            raise ChatError("429: too fast", retryable=True, retry_after=asked)
+            asked = (0.0, 0.5, 50.0)[int(here.draw("asked", *names) * 3)]
+            here.not_before = max(here.not_before, anyio.current_time() + asked)
+            raise ChatError("429: too fast", retryable=True, retry_after=asked, status=429)
         if fault < 0.05:
             await anyio.sleep(seconds)
-            raise ChatError("503: overloaded", retryable=True)
+            raise ChatError("503: overloaded", retryable=True, status=503)
         if fault < 0.10 and kind == "slow":
             await anyio.sleep_forever()
         await anyio.sleep(seconds)
         if fault < 0.12:
-            raise ChatError("reset", retryable=True)
+            raise ChatError("reset", retryable=True, status=0)
         if not here.dead:
             here.billed[call] += 1
         if fault < 0.15:
             if not here.dead:
                 here.broken[call] += 1
-            raise ChatError("reset after billing", retryable=True)
+            raise ChatError("reset after billing", retryable=True, status=0)
         await anyio.sleep(seconds / 4)
         word = "garbage" if kind == "ask" and seed in BAD[n % 5] else "good"
         value = value_of(n, seed if kind == "ask" else 0)

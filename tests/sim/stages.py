@@ -205,8 +205,9 @@ async def backwards(
     rows: AsyncIterable[Number], *, idle: int = 0, ctx: Context
 ) -> AsyncIterator[Number | Reject]:
     world().ran[ctx.stage_key, ""] += 1
-    async for row in lists.backwards(rows):
-        yield row
+    async with contextlib.aclosing(lists.backwards(rows)) as found:  # type: ignore[type-var]
+        async for row in found:
+            yield row
 
 
 @stage("sim.some", version="1")
@@ -225,8 +226,9 @@ async def placed(
     rows: AsyncIterable[Number], *, idle: int = 0, ctx: Context
 ) -> AsyncIterator[Added[Value]]:
     world().ran[ctx.stage_key, ""] += 1
-    async for row in lists.placed(rows):
-        yield row
+    async with contextlib.aclosing(lists.placed(rows)) as found:  # type: ignore[type-var]
+        async for row in found:
+            yield row
 
 
 @stage("sim.pairs", version="1")
@@ -234,8 +236,9 @@ async def pairs(
     rows: AsyncIterable[Number], *, idle: int = 0, ctx: Context
 ) -> AsyncIterator[Value]:
     world().ran[ctx.stage_key, ""] += 1
-    async for row in lists.pairs(rows):
-        yield row
+    async with contextlib.aclosing(lists.pairs(rows)) as found:  # type: ignore[type-var]
+        async for row in found:
+            yield row
 
 
 @stage("sim.zipped", version="1")
@@ -243,8 +246,9 @@ async def zipped(
     a: AsyncIterable[Number], b: AsyncIterable[Number], *, idle: int = 0, ctx: Context
 ) -> AsyncIterator[Value]:
     world().ran[ctx.stage_key, ""] += 1
-    async for row in lists.zipped(a, b):
-        yield row
+    async with contextlib.aclosing(lists.zipped(a, b)) as found:  # type: ignore[type-var]
+        async for row in found:
+            yield row
 
 
 @stage("sim.collect", version="1")

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Self
 from unittest import mock
 
@@ -25,7 +27,9 @@ import trio.testing
 from trio._core import _run as scheduler
 
 import engine.channels
+from engine.errors import StoreError
 from engine.store import SqliteStore
+from engine.store.rescue import Rescue
 
 FOREVER = 1e6
 """Virtual seconds after which a run that has not ended is said to hang."""
@@ -44,9 +48,14 @@ class World:
         self.trace: list[tuple[float, str, str]] = []
         self.image: bytes | None = None  # what the disk holds
         self.dead = False  # killed: nothing that is still running reaches the disk or the server
+        self.folder = Path()  # where the rescue file lies
         self.fails_at: int | None = None  # the number of the commit that fails
+        self.full_at: int | None = None  # ... that finds the disk full
+        self.reserve = True  # whether there still is the file that only takes room
         self.commits = 0
         self.failed = False
+        self.failed_at = self.not_before = 0.0
+        self.wrong: list[str] = []  # what the auditor found out while the run went on
         self.billed: Counter[tuple[str, int]] = Counter()  # (prompt, seed) -> paid calls
         self.broken: Counter[tuple[str, int]] = Counter()  # ... that the server billed, then lost
         self.allowed: Counter[tuple[str, int]] = Counter()  # ... that a kill may make be paid again
@@ -64,7 +73,9 @@ class World:
         self.life += 1
         self.dead = self.failed = False
         self.commits = 0
-        self.fails_at = None
+        self.fails_at = self.full_at = None
+        self.reserve = True
+        self.not_before = 0.0
         self.in_flight.clear()
         self.unseen.clear()
         self.inside.clear()
@@ -84,6 +95,11 @@ class World:
         """Add the end of a life to the trace."""
         self.trace.append((round(seconds, 6), "life ended", f"{self.life}, killed: {self.dead}"))
 
+    def find(self, wrong: str) -> None:
+        """Book what is wrong: raised here, it might be taken for a failing stage."""
+        if not self.dead:
+            self.wrong.append(wrong)
+
     async def nap(self, *names: object) -> None:
         """Take a while, which depends on these names."""
         drawn = self.draw("nap", *names)
@@ -96,8 +112,8 @@ class World:
     def at_most(self, count: int, what: str) -> Iterator[None]:
         """Say that something is under way, and find out if it is oftener than it may be."""
         self.inside[what] += 1
-        if self.inside[what] > count and not self.dead:
-            raise Found(f"{self.inside[what]} at once in {what}, where {count} may be")
+        if self.inside[what] > count:
+            self.find(f"{self.inside[what]} at once in {what}, where {count} may be")
         try:
             yield
         finally:
@@ -108,10 +124,18 @@ class World:
     def kill(self) -> None:
         """Stop the world: nothing of what runs now reaches the disk or the server any more."""
         self.note("kill")
-        assert CONNECTIONS[-1] is not None
-        self.image = CONNECTIONS[-1].serialize("main")
+        self.image = CONNECTIONS[-1].taken() if CONNECTIONS else self.image
         self.dead = True
         self.allowed += self.in_flight + self.unseen
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk has been full in this life."""
+        return self.full_at is not None and self.commits >= self.full_at
+
+    def failed_for(self, seconds: float) -> bool:
+        """Whether the disk failed longer ago than this."""
+        return self.failed and anyio.current_time() > self.failed_at + seconds
 
     def stop(self) -> None:
         """Book that calls in flight are cut off; what has arrived must not be lost."""
@@ -147,17 +171,26 @@ class SimConnection(apsw.Connection):
             return False
         here.commits += 1
         if here.failed:
-            raise Found("a commit was tried after one had failed")
+            here.find("a commit was tried after one had failed")
+            raise apsw.IOError("simulated: the disk has failed")
         if here.commits == here.fails_at:
             here.note("commit fails", here.commits)
-            here.failed = True
+            here.failed, here.failed_at = True, anyio.current_time()
             raise apsw.IOError("simulated: the disk failed")
+        if here.full_at is not None and here.commits >= here.full_at and here.reserve:
+            here.note("disk full", here.commits)
+            raise apsw.FullError("simulated: the disk is full")
         here.note("commit", here.commits)
         return False
 
+    def taken(self) -> bytes:
+        """Return an image of the disk."""
+        self.set_commit_hook(None)  # taking it commits, too
+        return self.serialize("main")
+
     def close(self, force: bool = False) -> None:
         if not self._world.dead:
-            self._world.image = self.serialize("main")
+            self._world.image = self.taken()
         super().close(force)
 
 
@@ -169,8 +202,28 @@ class SimStore(SqliteStore):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        self._commits._limiter = anyio.CapacityLimiter(1)
+        rescue = SimRescue(world().folder)
+        self._commits._limiter, self._commits._rescue = anyio.CapacityLimiter(1), rescue
+        try:
+            self._take_rescued(rescue)
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                await self.__aexit__(None, None, None)
+            raise
         return self
+
+
+class SimRescue(Rescue):
+    """The rescue file itself, on a disk that a kill freezes; its reserve is simulated."""
+
+    def free(self) -> bool:
+        here = world()
+        had, here.reserve = here.reserve, False
+        return had
+
+    def save(self, calls: Iterable[Sequence[Any]]) -> None:
+        if not world().dead:
+            super().save(calls)
 
 
 async def in_no_thread(
@@ -200,6 +253,7 @@ def simulated(here: World) -> Iterator[None]:
     queue = engine.channels.Channel.__init__
     small = here.draw("small queues") < 0.4
     with (
+        tempfile.TemporaryDirectory(prefix="sim-") as folder,
         mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         mock.patch.object(anyio.to_thread, "run_sync", in_no_thread),
         mock.patch.object(apsw, "Connection", SimConnection),
@@ -207,6 +261,7 @@ def simulated(here: World) -> Iterator[None]:
         mock.patch.object(queue, "__defaults__", (2 if small else 1024,)),
     ):
         WORLDS.append(here)
+        here.folder = Path(folder)
         try:
             yield
         finally:
@@ -237,6 +292,8 @@ def tables(image: bytes | None) -> dict[str, dict[tuple[Any, ...], tuple[Any, ..
     connection = apsw.Connection(":memory:")
     connection.deserialize("main", image)
     try:
+        if not connection.execute("SELECT count(*) FROM sqlite_master").get:
+            return found
         for generation, key, sample, reply in connection.execute(
             "SELECT generation, key, sample, reply FROM calls"
         ):
