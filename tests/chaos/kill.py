@@ -164,8 +164,10 @@ class Round:
         self._pending = (signalled, drained)
         if number is None:
             return ()
-        if ended.code == -number and (not called or self.end == "SIGHUP"):
-            return ()  # before the command line listens, and where it does not
+        if not called and ended.code in (-number, 128 + number) and not ended.err:
+            return ()  # before the command line listens
+        if self.end == "SIGHUP" and ended.code == -number:
+            return ()  # it does not listen to this one: the process is dead
         if ended.code != 128 + number:
             self._wrong(f"ended with {ended.code} in place of {128 + number}: {ended.err[-300:]}")
         if self.end == "double SIGINT" and took > SECOND:

@@ -88,11 +88,10 @@ def complete(
     body: Body, seed: int, contents: tuple[str, ...] = (), rate: float = 0.0
 ) -> Completion:
     """Return the reply to a request, in `rate` of the cases spoilt by one of `contents`."""
-    rng = random.Random(f"{seed} {digest(body)}")
-    spoilt = contents and rng.random() < rate
-    said = Completion(_say(body, rng))
+    said = Completion(_say(body, random.Random(f"{seed} {digest(body)}")))
+    rng = random.Random(f"content {seed} {digest(body)}")
     # The list of topics is asked for by a source, which has no second attempt.
-    if not spoilt or _asked(body)[0].startswith("List "):
+    if not contents or rng.random() >= rate or _asked(body)[0].startswith("List "):
         return said
     return CONTENTS[rng.choice(contents)](said, rng)
 
