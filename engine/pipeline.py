@@ -108,6 +108,7 @@ def read_pipeline(
         order = tuple(key for key in order if key in kept)
         notes = _followed(stages, order)
     _check_counted(document, model, stages)
+    _check_priced(document, model, resources or {})
     _check_written(stages.values())
     for wired in stages.values():
         identities = {name: parts.identities[key] for name, key in wired.resources.items()}
@@ -333,6 +334,16 @@ def _check_counted(
                 + nearest(name, known, say="; did you mean {!r}?")
                 + f" (they have: {_listed(known)})"
             )
+
+
+def _check_priced(document: Document, model: PipelineModel, given: Mapping[str, Resource]) -> None:
+    """Refuse a bound on the cost where nothing says what a call costs."""
+    priced = any("prices" in m.with_ for key, m in model.resources.items() if key not in given)
+    if model.max_cost is not None and not priced and not given:
+        raise document.at("max_cost").error(
+            "no resource has `prices`, so that all calls would cost nothing: give some under the "
+            "`with:` of an openai.chat, or leave `max_cost` out"
+        )
 
 
 def _check_written(stages: Iterable[WiredStage]) -> None:

@@ -18,13 +18,14 @@ from engine.channels import Channel
 from engine.errors import StageError, first_error
 from engine.events import RunEnded, RunStarted
 from engine.executor import Executor
+from engine.keeping import begin_run, check_keep
 from engine.loader import Document
 from engine.pipeline import Pipeline, read_pipeline
 from engine.resources import Resource
 from engine.rows import Row
 from engine.runners.given import check_inputs
 from engine.services import Counters
-from engine.store.protocol import Store
+from engine.store.protocol import Fate, Store
 
 __all__ = ["Run", "Summary", "open_run", "run", "store_folder"]
 
@@ -88,9 +89,11 @@ class Run:
         into: str | None = None,
         limit: int | None = None,
         fresh: bool = False,
+        keep: Sequence[str] = (),
+        redrive: Sequence[bytes] = (),
     ) -> None:
         self.pipeline, self.store = pipeline, store
-        self._fresh = fresh
+        self._begins = fresh, check_keep(pipeline, keep, fresh=fresh), redrive
         self._output = Channel(lambda: False, lambda: None)
         self._executor = Executor(
             pipeline, store, inputs=inputs, into=into, limit=limit, output=self._output
@@ -175,7 +178,7 @@ class Run:
                 if self.store is not None:
                     self.store.on_trouble = self._executor.fail
                     await stack.enter_async_context(self.store)
-                    self.store.begin(pipeline=self.pipeline.name, fresh=self._fresh)
+                    self._executor.accepted = begin_run(self.store, self.pipeline, *self._begins)
                 self._started = anyio.current_time()
                 self._executor.event(lambda name: RunStarted(name, self.pipeline.file))
                 task_status.started()
@@ -208,6 +211,7 @@ class Run:
                         raise StageError(key, "", f"rows are unaccounted for: {wrong}")
                 if self.store is not None:
                     await self.store.flush()
+                    self._check_manifest(self.store)
                 self._status = "done"
         except Exception as error:
             self._error = first_error(error)
@@ -216,6 +220,18 @@ class Run:
             self._executor.ended = True
             self._ended = anyio.current_time()
             self._output.close()
+
+    def _check_manifest(self, store: Store) -> None:
+        summary, kept = self.summary, store.fates()
+        fates: tuple[Fate, ...] = ("finished", "rejected", "dead")
+        for fate in fates:
+            count = getattr(summary, fate)
+            if kept.get(fate, 0) != count:
+                raise StageError(
+                    self.pipeline.name,
+                    "",
+                    f"{count} rows are {fate}, and its manifest has {kept.get(fate, 0)} of them",
+                )
 
     def _unaccounted(self, key: str) -> str:
         """Return what does not add up in a stage, or between it and the stages that it reads."""
@@ -322,13 +338,17 @@ def open_run(
     resources: Mapping[str, Resource] | None = None,
     limit: int | None = None,
     fresh: bool = False,
+    keep: Sequence[str] = (),
+    redrive: Sequence[bytes] = (),
 ) -> Run:
     """Read and check a pipeline, and return its Run, to be entered with `async with`.
 
     `inputs` (rows or mappings, sync or async) replace the output of the first stage, or of the
     stage `into`. `store` is a folder, `":memory:"`, None (nothing is kept), or left out:
     `.engine/<name>/` beside the file. `set` are `--set` assignments; `limit` takes the first N
-    source rows; `fresh` starts a new generation.
+    source rows; `fresh` starts a new generation. `keep` are stages (`stages.KEY`) whose older
+    results are accepted, though the stage is not what it was; later runs of the same stage go on
+    accepting them. `redrive` are memo keys of dead letters that are tried again.
 
     `plugins` are namespaces to load, stages and resource classes of your own, or modules and
     objects with hooks (an observer, say). `resources` take the place of those that the file
@@ -358,7 +378,14 @@ def open_run(
         check_inputs(inputs)
         into = into or next(iter(pipeline.stages))
     return Run(
-        pipeline, _store(store, pipeline), inputs=inputs, into=into, limit=limit, fresh=fresh
+        pipeline,
+        _store(store, pipeline),
+        inputs=inputs,
+        into=into,
+        limit=limit,
+        fresh=fresh,
+        keep=keep,
+        redrive=redrive,
     )
 
 

@@ -144,6 +144,10 @@ class Store(Protocol):
         """Queue a line of the run's manifest."""
         ...
 
+    def fates(self) -> Mapping[Fate, int]:
+        """Return how many rows the manifest of this run holds, by what became of them."""
+        ...
+
     def rows(self, *, fate: Fate | None = None, run: int | None = None) -> Iterator[RowRecord]:
         """Yield the manifest of a run (this one) in order."""
         ...

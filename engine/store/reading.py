@@ -103,7 +103,7 @@ class Reader:
             return None
         what = f"the result {key.hex()}"
         _, _, _, kind, body, note, count, row, own = self._checked("memo", what, found)
-        own_key = None if own is None else own.decode("utf-8", "surrogatepass")
+        own_key = None if own is None else self._whole(own).decode("utf-8", "surrogatepass")
         fields = decode(self._whole(body), self.text)
         return Memo(kind, fields, load_json(self._whole(note)), count, row, own_key)
 
@@ -140,6 +140,11 @@ class Reader:
             ended,
             load_json(stages),
         )
+
+    def fates(self) -> dict[Fate, int]:
+        """Return how many rows the manifest of this run holds, by what became of them."""
+        query = "SELECT fate, count(*) FROM rows WHERE run=? GROUP BY fate"
+        return dict(self.read_all(query, (self.run,)))
 
     def rows(self, *, fate: Fate | None = None, run: int | None = None) -> Iterator[RowRecord]:
         """Yield the manifest of a run (this one) in order."""
