@@ -21,7 +21,7 @@ from engine.rows import Reject, Row
 from engine.services import Counters, Gate, MemoryCalls
 from engine.stages import Context, Read, row_fields, strip_annotated
 from engine.store.codec import encode
-from engine.store.protocol import Store
+from engine.store.protocol import Memo, Store
 from engine.text import Text
 from engine.wiring import needed
 
@@ -40,6 +40,8 @@ class Outcome:
     attempts: int = 1
     cost: float = 0.0
     """What the calls of all attempts cost, where the row is dead."""
+    memo: bytes = b""
+    """The memo key that it is recorded under, where the row is dead."""
 
 
 Args = Callable[[Mapping[str, Any]], tuple[Any, ...]]
@@ -57,6 +59,7 @@ class Execution:
         limits: Mapping[str, anyio.CapacityLimiter],
         counters: Mapping[str, Counters],
         gate: Gate,
+        accepted: tuple[bytes, ...] = (),
     ) -> None:
         self.wired, self.spec, self.key = wired, wired.spec, wired.key
         self.func = wired.spec.func
@@ -64,6 +67,8 @@ class Execution:
         self.store, self.counters = store, counters[wired.key]
         self._upstream = _ancestors(wired, pipeline, counters) if wired.spec.is_sink else {}
         self.recorded = store is not None and wired.recorded
+        self.fingerprints = (wired.fingerprint, *accepted)
+        """Under which results are looked for: the stage's own, then older ones that it accepts."""
         self.rename = dict(wired.model.give)
         self.texts = _text_fields(wired)
         self.args = _arguments(wired)
@@ -91,6 +96,21 @@ class Execution:
         """Return the memo key of a row."""
         row_id, _, fields = item
         return memo_key(self.wired.fingerprint, row_id or b"", self.reads(fields))
+
+    def recall(self, item: Item) -> tuple[bytes, Memo | None]:
+        """Return the recorded result of a row, if there is one, and the memo key that it is under.
+
+        The key is that of the stage's own fingerprint where nothing is recorded.
+        """
+        assert self.store is not None
+        row_id, _, fields = item
+        read = self.reads(fields)
+        for fingerprint in self.fingerprints:
+            key = memo_key(fingerprint, row_id or b"", read)
+            memo = self.store.memo(key)
+            if memo is not None:
+                return key, memo
+        return memo_key(self.wired.fingerprint, row_id or b"", read), None
 
     def added(
         self, out: Any, read: Mapping[str, Any], inputs: Mapping[str, Any]

@@ -10,6 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -43,8 +44,12 @@ class Executor:
         into: str | None = None,
         limit: int | None = None,
         output: Target | None = None,
+        accepted: Mapping[str, tuple[bytes, ...]] = MappingProxyType({}),
     ) -> None:
         self.pipeline, self.store, self.limit = pipeline, store, limit
+        self.accepted = accepted
+        self.runners: Mapping[str, type[Runner]] = RUNNERS
+        self.opened = pipeline.given
         self.inputs, self.into = inputs, into
         self.counters = {
             key: Counters(kind=_kind(wired, inputs, into)) for key, wired in pipeline.stages.items()
@@ -69,7 +74,7 @@ class Executor:
             name: anyio.CapacityLimiter(size)
             for name, size in self.pipeline.model.limits.named.items()
         }
-        async with ResourcePool(self.pipeline.resources, self.pipeline.given) as pool:
+        async with ResourcePool(self.pipeline.resources, self.opened) as pool:
             async with anyio.create_task_group() as watched:
                 watched.start_soon(self._end_by_failure, watched.cancel_scope)
                 async with anyio.create_task_group() as group:
@@ -77,10 +82,17 @@ class Executor:
                     runners: dict[str, Runner] = {}
                     for key, wired in self.pipeline.stages.items():
                         execution = Execution(
-                            wired, self.pipeline, pool, self.store, limits, self.counters, self.gate
+                            wired,
+                            self.pipeline,
+                            pool,
+                            self.store,
+                            limits,
+                            self.counters,
+                            self.gate,
+                            self.accepted.get(key, ()),
                         )
                         kind = _kind(wired, self.inputs, self.into)
-                        runners[key] = RUNNERS[kind](self, execution, tasks)
+                        runners[key] = self.runners[kind](self, execution, tasks)
                     self._connect(runners)
                     for runner in runners.values():
                         runner.start()
@@ -150,10 +162,14 @@ class Executor:
         fields = tuple(frozenset(n for n, o in owners.items() if o == i) for i in range(len(ups)))
 
         def reject(item: Item, reason: str) -> None:
-            runner.counters.received += 1
-            runner.reject(item, Outcome("reject", {}, reason))
+            self.lacking(runner, item, reason)
 
         return Union(runner.inlet(""), branches, fields, reject)
+
+    def lacking(self, runner: Runner, item: Item, reason: str) -> None:
+        """Reject a row that a branch lacks."""
+        runner.counters.received += 1
+        runner.reject(item, Outcome("reject", {}, reason))
 
     # --- what runners ask and tell the run ----------------------------------------------------
 

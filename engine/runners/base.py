@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import anyio.lowlevel
@@ -136,13 +137,15 @@ class Runner:
                 "attempts": outcome.attempts,
                 "cost": outcome.cost,
             }
+            if outcome.memo:  # by which `redrive` finds what to forget
+                note["memo"] = outcome.memo.hex()
             self.store.put_row(
                 RowRecord(self.key, row_id or b"", order, "dead", fields or {}, note)
             )
         self.control.event(lambda run: DeadLetter(run, self.key, (row_id or b"").hex(), text))
 
-    def remembered(self, memo: Memo) -> Outcome:
-        """Turn a memo of a row into its outcome."""
+    def remembered(self, memo: Memo, key: bytes = b"") -> Outcome:
+        """Turn a memo of a row, found under `key`, into its outcome."""
         note = memo.note
         if memo.kind == "row":
             return Outcome("row", memo.fields)
@@ -151,7 +154,13 @@ class Runner:
                 "reject", {}, note["reason"], note.get("example", ""), attempts=note["attempts"]
             )
         return Outcome(
-            "dead", {}, note["error"], note["class"], attempts=note["attempts"], cost=note["cost"]
+            "dead",
+            {},
+            note["error"],
+            note["class"],
+            attempts=note["attempts"],
+            cost=note["cost"],
+            memo=key,
         )
 
     def put_memo(self, store: Store, key: bytes, outcome: Outcome) -> Outcome:
@@ -166,7 +175,7 @@ class Runner:
         except TypeError as error:
             dead = Outcome("dead", {}, error=error, attempts=outcome.attempts)
             return self.put_memo(store, key, dead)
-        return outcome
+        return replace(outcome, memo=key) if outcome.kind == "dead" else outcome
 
     def memo_of(self, outcome: Outcome) -> Memo:
         """Turn an outcome into what is recorded: fields under the stage's own names."""

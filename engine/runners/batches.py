@@ -68,17 +68,22 @@ class Batch(Runner):
         execution, store = self.execution, self.store
         if not execution.recorded or store is None:
             return await self._halved(items, len(items))
-        keys = [execution.row_key(item) for item in items]
-        memos = [store.memo(key) for key in keys]
-        if all(memo is not None for memo in memos):
+        found = [execution.recall(item) for item in items]
+        if all(memo is not None for _, memo in found):
             self.counters.reused += len(items)
-            return [self.remembered(memo) for memo in memos if memo is not None]
+            return [self.remembered(memo, key) for key, memo in found if memo is not None]
         # A dead letter stays dead while its key is unchanged, and the rest runs again whole.
-        alive = [i for i, memo in enumerate(memos) if memo is None or memo.kind != "dead"]
+        dead = {
+            i: (memo, key) for i, (key, memo) in enumerate(found) if memo and memo.kind == "dead"
+        }
+        alive = [i for i in range(len(items)) if i not in dead]
         outcomes = await self._halved([items[i] for i in alive], len(items)) if alive else []
         ran = dict(zip(alive, outcomes, strict=True))
-        ran = {i: self.put_memo(store, keys[i], outcome) for i, outcome in ran.items()}
-        return [ran[i] if i in ran else self.remembered(memo) for i, memo in enumerate(memos)]  # type: ignore[arg-type]
+        ran = {
+            i: self.put_memo(store, execution.row_key(items[i]), outcome)
+            for i, outcome in ran.items()
+        }
+        return [self.remembered(*dead[i]) if i in dead else ran[i] for i in range(len(items))]
 
     async def _halved(self, items: list[Item], waiting: int) -> list[Outcome]:
         """Run the stage on the rows, or on ever smaller parts; `waiting` rows wait for the end."""

@@ -61,22 +61,25 @@ class Stream(Runner):
     async def _recorded(self, store: Store) -> None:
         """Reuse the recorded output if the input is the same; else run, and record."""
         hint = digest("stream", self.wired.fingerprint)
-        if store.memo(hint) is not None:
+        for fingerprint in self.execution.fingerprints:
+            if store.memo(digest("stream", fingerprint)) is None:
+                continue
             for inbox in self._inboxes.values():
                 await inbox.ended()
-            end = store.memo(self._memo_key())
+            end = store.memo(self._memo_key(fingerprint))
             if end is not None:
                 await self._replay(store, bytes.fromhex(end.note["entries"]), end.count)
                 return
         entries = digest("entries", hint, str(store.run))
         count = await self._fresh(store, entries)
         note = {"entries": entries.hex()}
-        store.put_memo(self._memo_key(), Memo("end", note=note, count=count))
+        key = self._memo_key(self.wired.fingerprint)
+        store.put_memo(key, Memo("end", note=note, count=count))
         store.put_memo(hint, Memo("end"))
         store.drop_workdir(self.wired.fingerprint)
 
-    def _memo_key(self) -> bytes:
-        return digest("stream", self.wired.fingerprint, *(i.digest for i in self._inboxes.values()))
+    def _memo_key(self, fingerprint: bytes) -> bytes:
+        return digest("stream", fingerprint, *(i.digest for i in self._inboxes.values()))
 
     async def _rows(self, name: str, ctx: Any = None) -> AsyncIterator[Row]:
         """Yield the input's rows, in order, to the stage."""

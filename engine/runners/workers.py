@@ -6,6 +6,7 @@ import abc
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import anyio.lowlevel
@@ -87,11 +88,10 @@ class Map(Workers):
         execution, store = self.execution, self.store
         if not execution.recorded or store is None:
             return await execution.map(item)
-        key = execution.row_key(item)
-        memo = store.memo(key)
+        key, memo = execution.recall(item)
         if memo is not None:
             self.counters.reused += 1
-            return self.remembered(memo)
+            return self.remembered(memo, key)
         outcome = await execution.map(item)
         outcome = self.put_memo(store, key, outcome)
         store.drop_workdir(key)
@@ -168,9 +168,9 @@ class Expand(Workers):
         execution, store = self.execution, self.store
         row_id = item[0]
         assert row_id is not None
-        key = execution.row_key(item) if execution.recorded else None
-        if key is not None and store is not None:
-            end = store.memo(key)
+        key = None
+        if execution.recorded and store is not None:
+            key, end = execution.recall(item)
             if end is not None:
                 self.counters.reused += 1
                 ctx = execution.context(row_id, 1, store.calls)
@@ -181,7 +181,7 @@ class Expand(Workers):
                             self.key, row_id.hex(), "a recorded child is missing; run with --fresh"
                         )
                     await self._child(item, ordinal, child, ctx)
-                await self._parent(item, end.count, self._ending(end))
+                await self._parent(item, end.count, self._ending(end, key))
                 return
         emitted = 0
 
@@ -215,11 +215,14 @@ class Expand(Workers):
                 key, Memo("end", note={**note.note, "kind": outcome.kind}, count=emitted)
             )
             store.drop_workdir(key)
+            outcome = replace(outcome, memo=key)
         await self._parent(item, emitted, outcome)
 
-    def _ending(self, end: Memo) -> Outcome:
+    def _ending(self, end: Memo, key: bytes) -> Outcome:
         kind = end.note["kind"]
-        return Outcome("row", {}) if kind == "row" else self.remembered(Memo(kind, note=end.note))
+        if kind == "row":
+            return Outcome("row", {})
+        return self.remembered(Memo(kind, note=end.note), key)
 
     def _child_memo(self, out: Any, parent: Item) -> Memo:
         if isinstance(out, Reject):

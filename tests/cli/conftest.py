@@ -1,10 +1,13 @@
 """The command line as a process of its own, with plugins installed beside ours."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,3 +125,95 @@ def install(site: Path, name: str, code: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: test-{name}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[engine]\n{name} = st_test_{name}\n")
     (site / f"st_test_{name}.py").write_text(code)
+
+
+PIPELINE = """
+name: toy
+seed: 7
+resources: {llm: {use: fixture.chat, with: {file: replies.jsonl}}}
+stages:
+  topics: {use: ./stages.py:topics}
+  items: {use: ./stages.py:items}
+  say: {use: ./stages.py:say, with: {llm: llm}, concurrency: 1}
+  out: {use: dataset.write, with: {path: out.jsonl, fields: [row_id, said, topic, item]}}
+"""
+REPLIES = r"""
+{"match": "topic 1 0", "reply": "no \u001b[31mway [/bold]"}
+{"match": "topic 1 1", "reply": "boom \u001b]8;;evil\u0007 [/bold]"}
+{"match": "topic", "reply": ["a fine reply", "one more here", "the third of the lot"]}
+"""
+
+
+class Toy:
+    """A pipeline in a folder, with the command line at hand."""
+
+    def __init__(self, folder: Path, cli: Cli) -> None:
+        self.folder, self.file, self._cli = folder, folder / "toy.yaml", cli
+        folder.mkdir(parents=True)
+        stages = Path(__file__).with_name("stages_cli.py").read_text()
+        for name, text in {
+            "toy.yaml": PIPELINE,
+            "replies.jsonl": REPLIES,
+            "stages.py": stages,
+        }.items():
+            (folder / name).write_text(text)
+
+    def __call__(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command, which must end with this code."""
+        ran = self._cli(*arguments, cwd=self.folder)
+        assert ran.returncode == code, f"{ran.stdout}{ran.stderr}"
+        return ran
+
+    def json(self, *arguments: object, code: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", code=code).stdout)
+
+    def change(self, name: str, old: str, new: str) -> None:
+        text = (self.folder / name).read_text()
+        assert old in text
+        (self.folder / name).write_text(text.replace(old, new))
+
+    @property
+    def state(self) -> dict[str, bytes]:
+        """Every file below the folder, but for what Python and SQLite keep beside theirs."""
+        files = (p for p in self.folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        found = {str(p.relative_to(self.folder)): p.read_bytes() for p in files}
+        return {n: b for n, b in found.items() if not n.endswith("-shm") and (b or "-wal" not in n)}
+
+    @contextlib.contextmanager
+    def waiting(self, topic: str) -> Iterator[subprocess.Popen[str]]:
+        """Have a run wait for ever at a topic, all before it done; it is killed at the end."""
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "engine",
+                "run",
+                "toy.yaml",
+                "--set",
+                f"stages.say.with.stop={topic}",
+            ],
+            cwd=self.folder,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            assert process.stderr is not None
+            assert any(line == "it waits\n" for line in process.stderr), "it came to an end"
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+
+@pytest.fixture
+def toy(tmp_path: Path, cli: Cli) -> Toy:
+    return Toy(tmp_path / "toy", cli)
+
+
+@pytest.fixture
+def ended(toy: Toy) -> Toy:
+    """One that has run once: 8 rows, of which 1 was rejected and 1 is dead."""
+    toy("run", "toy.yaml", "-q", code=3)
+    return toy

@@ -1,0 +1,77 @@
+"""`engine runs FILE`: the runs of a pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine.cli.tables import grid, opened, print_json, stdout, when
+from engine.views import clock
+
+if TYPE_CHECKING:
+    from engine.past import Past
+    from engine.store.protocol import RunRecord
+
+__all__ = ["command"]
+
+COLUMNS = ["run", "generation", "when", "status", "finished", "rejected", "dead"]
+COLUMNS += ["calls", "replayed", "cost", "took"]
+
+
+@click.command("runs")
+@click.argument("file", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(file: str, as_json: bool) -> int:
+    """List the runs of a pipeline, oldest first.
+
+    `calls` were paid, `replayed` ones were answered from the store. A run that was killed shows as
+    interrupted; what it had finished is counted.
+    """
+    with opened(file) as past:
+        runs = [describe(past, record) for record in past.store.runs()]
+    if as_json:
+        print_json({"file": file, "runs": runs})
+        return 0
+    rows = [
+        (
+            r["id"],
+            r["generation"],
+            when(r["started"]),
+            r["status"] if r["pid"] is None else f"running (process {r['pid']})",
+            r["finished"],
+            r["rejected"] or None,
+            r["dead"] or None,
+            r["calls"] or None,
+            r["replayed"] or None,
+            f"{r['cost']:.4f}" if r["cost"] else None,
+            None if r["seconds"] is None else clock(r["seconds"]),
+        )
+        for r in runs
+    ]
+    grid(stdout(), COLUMNS, rows, left=("when", "status"))
+    return 0
+
+
+def describe(past: Past, record: RunRecord) -> dict[str, Any]:
+    """Return what is known of a run, as plain JSON; `calls` and the like are null if it is not."""
+    status, pid = past.status(record)
+    summary = record.summary
+    spent = dict.fromkeys(("calls", "replayed", "cost"))
+    for name in spent if summary else ():
+        spent[name] = sum(stage[name] for stage in summary["stages"].values())
+    if summary:
+        counts = {name: summary[name] for name in ("finished", "rejected", "dead")}
+    else:
+        counts = past.counts(record)
+    return {
+        "id": record.id,
+        "generation": record.generation,
+        "started": record.started,
+        "ended": record.ended,
+        "seconds": summary.get("seconds"),
+        "status": status,
+        "pid": pid,
+        **counts,
+        **spent,
+    }
