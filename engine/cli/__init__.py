@@ -18,6 +18,12 @@ COMMANDS = {
     "plugins": "List the installed plugins.",
     "schema": "Print a JSON Schema by which an editor completes pipelines.",
     "new": "Make a plugin to begin from.",
+    "plan": "Say what a run would reuse and do again, and why.",
+    "runs": "List the runs of a pipeline.",
+    "inspect": "Show what became of a run, or of a row.",
+    "export": "Write the finished rows that are there so far.",
+    "diff": "Compare two runs.",
+    "redrive": "Try the dead letters of a run again.",
     "trace": "Show where each phrase of a row came from.",
 }
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -25,6 +26,9 @@ __all__ = ["command"]
     "--limit", type=click.IntRange(min=1), metavar="N", help="Take the first N source rows."
 )
 @click.option("--fresh", is_flag=True, help="Start anew: reuse nothing that earlier runs made.")
+@click.option(
+    "--keep", multiple=True, metavar="stages.KEY", help="Accept this stage's older results."
+)
 @click.option("--plugin", "plugins", multiple=True, metavar="NAME", help="Load a plugin, too.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no summary; only errors.")
 def command(
@@ -32,8 +36,10 @@ def command(
     overrides: tuple[str, ...],
     limit: int | None,
     fresh: bool,
+    keep: tuple[str, ...],
     plugins: tuple[str, ...],
     quiet: bool,
+    redrive: Sequence[bytes] = (),
 ) -> int:
     """Run a pipeline. Running it again reuses what is still valid and does the rest.
 
@@ -43,7 +49,15 @@ def command(
 
     from engine.runs import open_run
 
-    run = open_run(file, set=overrides, limit=limit, fresh=fresh, plugins=plugins)
+    run = open_run(
+        file,
+        set=overrides,
+        limit=limit,
+        fresh=fresh,
+        keep=keep,
+        plugins=plugins,
+        redrive=redrive,
+    )
     return anyio.run(_run, run, _again(click.get_current_context()), quiet)
 
 
