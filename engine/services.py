@@ -199,7 +199,9 @@ class Counters:
         """Return the counts as plain JSON, what was paid in all included."""
         counts = {name: getattr(self, name) for name in self.__slots__}
         models = {name: asdict(spent) for name, spent in self.models.items()}
-        return counts | {"models": models} | asdict(self.spent)
+        paid = self.spent  # `out` alone would be the rows
+        tokens = {"new_tokens": paid.new, "cached_tokens": paid.cached, "out_tokens": paid.out}
+        return counts | {"models": models, "calls": paid.calls, "cost": paid.cost} | tokens
 
     def reject(self, reason: str, example: str) -> None:
         """Count a reason and keep up to three examples of it."""
