@@ -162,6 +162,20 @@ def short_path(path: str) -> str:
         return path
 
 
+def raised_at(error: BaseException, package: str) -> str:
+    """Return `file:line in function` where code of a package raised an error, or let it pass.
+
+    It is the innermost such frame; "" where no frame is the package's.
+    """
+    found, step = "", error.__traceback__
+    while step is not None:
+        frame, code = step.tb_frame, step.tb_frame.f_code
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
+            found = f"{short_path(code.co_filename)}:{step.tb_lineno} in {code.co_name}"
+        step = step.tb_next
+    return found
+
+
 def unwrap(error: BaseException) -> BaseException:
     """Take the one exception out of exception groups of one; real groups stay as they are."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

@@ -13,7 +13,15 @@ import anyio
 
 from engine.channels import Item
 from engine.context import Ancestor
-from engine.errors import BadReply, ChatError, ResourceError, StageError, StoreError, unwrap
+from engine.errors import (
+    BadReply,
+    ChatError,
+    ResourceError,
+    StageError,
+    StoreError,
+    raised_at,
+    unwrap,
+)
 from engine.keys import memo_key
 from engine.pipeline import Pipeline, WiredStage
 from engine.pool import ResourcePool
@@ -40,6 +48,8 @@ class Outcome:
     attempts: int = 1
     cost: float = 0.0
     """What the calls of all attempts cost, where the row is dead."""
+    at: str = ""
+    """Where the stage raised what made the row dead: `file:line in function`."""
     memo: bytes = b""
     """The memo key that it is recorded under, where the row is dead."""
 
@@ -264,7 +274,8 @@ class Execution:
                 cost += ctx.cost
         if isinstance(last, BadReply):
             return Outcome("reject", {}, last.reason, attempts=retry)
-        return Outcome("dead", {}, error=last, attempts=retry, cost=cost)
+        at = raised_at(last, self.func.__module__.partition(".")[0]) if last is not None else ""
+        return Outcome("dead", {}, error=last, attempts=retry, cost=cost, at=at)
 
     async def map(self, item: Item, failed: Exception | None = None) -> Outcome:
         """Run a map on one row; `failed` as in `attempts`."""

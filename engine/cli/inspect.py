@@ -195,7 +195,7 @@ def _show_row(console: Console, row: Mapping[str, Any], *, short: bool = False) 
     if row.get("cost"):
         line.append(f", cost {row['cost']:.4f}")
     console.print(line)
-    for name in ("reason", "error"):
+    for name in ("reason", "error", "at"):
         if row.get(name):
             console.print(_line(f"  {in_a_line(row[name], 2000)}", colour))
     for name, value in row["fields"].items():

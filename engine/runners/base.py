@@ -127,13 +127,16 @@ class Runner:
         error = outcome.error
         text = f"{type(error).__name__}: {error}" if error is not None else outcome.reason
         if self.wired.model.on_error == "fail":
-            raise StageError(self.key, (row_id or b"").hex(), text) from error
+            said = f"{text} ({outcome.at})" if outcome.at else text
+            raise StageError(self.key, (row_id or b"").hex(), said) from error
         self.counters.dead += 1
-        self.counters.reject(f"dead: {text[:120]}", excerpt(fields))
+        example = " | ".join(filter(None, [outcome.at, excerpt(fields)]))
+        self.counters.reject(f"dead: {text[:120]}", example)
         if self.store is not None:
             note = {
                 "class": type(error).__name__ if error else outcome.example,
                 "error": text,
+                "at": outcome.at,
                 "attempts": outcome.attempts,
                 "cost": outcome.cost,
             }
@@ -160,6 +163,7 @@ class Runner:
             note["class"],
             attempts=note["attempts"],
             cost=note["cost"],
+            at=note["at"],
             memo=key,
         )
 
@@ -192,6 +196,7 @@ class Runner:
                 "error": text,
                 "class": type(error).__name__ if error else outcome.example,
                 "cost": outcome.cost,
+                "at": outcome.at,
             },
         )
 

@@ -11,6 +11,7 @@ from engine import CostError, Reject, ResourceError, Row, Text, stage
 from engine.chat import Answer, Chat, Message, Request
 from engine.errors import ChatError
 from engine.services import Usage
+from engine.store import find_runs
 from engine.testing import FakeChat
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +184,20 @@ async def test_a_call_that_cannot_succeed_is_made_once(go: Callable[..., engine.
         summary = await run.finish()
     assert (summary.dead, len(chat.asked)) == (2, 2)
     assert summary.stages["ask"].reasons == {"dead: ChatError: 400: too long": 2}
+
+
+async def test_a_dead_letter_says_where_it_was_raised(
+    go: Callable[..., engine.Run], tmp_path: Path
+) -> None:
+    branch = "stages.fail={use: g.fail, from: numbers, retry: 1, with: {at: 2}}"
+    async with go(Held(), branch) as run:
+        READY[-1].set()
+        summary = await run.finish()
+    (example,) = summary.stages["fail"].examples["dead: ValueError: here"]
+    line = fail.__code__.co_firstlineno + 4
+    assert f"test_gate.py:{line} in fail" in example
+    store = find_runs(tmp_path / "store")
+    (letter,) = store.rows(fate="dead", run=1)
+    store.close()
+    assert letter.note["at"] in example
+    assert (letter.note["class"], letter.note["attempts"]) == ("ValueError", 1)
