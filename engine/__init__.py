@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engine.accounting import Summary
     from engine.errors import (
         BadReply,
         ChatError,
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
     from engine.hookspecs import hookimpl
     from engine.resources import Needs, Resource, resource
     from engine.rows import Added, Artifact, Dialogue, Message, Reject, Row
-    from engine.runs import Run, Summary, run
+    from engine.runs import Run, run
     from engine.runs import open_run as open
     from engine.stages import Context, InputFile, NotResult, OutputPath, fields_of, stage
     from engine.text import ST, Template, Text
 
 _HOMES = {
+    "engine.accounting": ("Summary",),
     "engine.errors": (
         "BadReply",
         "ChatError",
@@ -49,7 +51,7 @@ _HOMES = {
     "engine.hookspecs": ("hookimpl",),
     "engine.resources": ("Needs", "Resource", "resource"),
     "engine.rows": ("Added", "Artifact", "Dialogue", "Message", "Reject", "Row"),
-    "engine.runs": ("Run", "Summary", "run"),
+    "engine.runs": ("Run", "run"),
     "engine.stages": ("Context", "InputFile", "NotResult", "OutputPath", "fields_of", "stage"),
     "engine.text": ("ST", "Template", "Text"),
 }

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from pydantic.errors import PydanticUserError
 
+from engine.checks import check_counted, check_priced, check_written, listed, unread
 from engine.errors import EngineError, InputError, PipelineError, nearest
 from engine.fieldflow import FieldFlow
 from engine.fingerprint import stage_parts
 from engine.loader import Document, Place, load, override
 from engine.plugins import Plugins, local_stage
 from engine.resources import Resource, ResourceSpec
-from engine.settings import is_input, is_output, is_read, map_paths
+from engine.settings import is_input, map_paths
 from engine.shape import PipelineModel, ResourceModel, StageModel, read_shape, validated
 from engine.signature import ResourceNeed
 from engine.stages import StageSpec
@@ -101,15 +101,15 @@ def read_pipeline(
                 f"{stages[into].label} is a sink: it has no output that inputs could replace",
                 key=True,
             )
-        finishing = _unread(stages)
+        finishing = unread(stages)
         stages[into].source = None  # it reads nothing, and passes on the fields that it would have
         kept = needed(stages, finishing)  # what fed only this stage would finish rows of its own
         stages = {key: wired for key, wired in stages.items() if key in kept}
         order = tuple(key for key in order if key in kept)
         notes = _followed(stages, order)
-    _check_counted(document, model, stages)
-    _check_priced(document, model, resources or {})
-    _check_written(stages.values())
+    check_counted(document, model, stages)
+    check_priced(document, model, resources or {})
+    check_written(stages.values())
     for wired in stages.values():
         identities = {name: parts.identities[key] for name, key in wired.resources.items()}
         given_to = wired.place / "with"
@@ -196,7 +196,7 @@ class _Parts:
             raise (place / "limit").error(
                 f"{label}: no limit {model.limit!r} is declared; "
                 + (nearest(model.limit, limits) or f"write `limits: {{{model.limit}: 1}}` above")
-                + f" (declared: {_listed(limits)})"
+                + f" (declared: {listed(limits)})"
             )
         keys = self.model.stages
         source = source_of(spec, model, place, label, keys=keys, before=before)
@@ -227,7 +227,7 @@ class _Parts:
             raise (place / name).error(
                 f"{label}, {name}: there is no resource {key!r}"
                 + nearest(str(key), self.resources, say="; did you mean {!r}?")
-                + f" (declared: {_listed(self.resources)})"
+                + f" (declared: {listed(self.resources)})"
             )
         resource = self.resources[key]
         if need.cls not in type(resource).__mro__:
@@ -238,7 +238,7 @@ class _Parts:
         if lacking := [feature for feature in need.features if feature not in can]:
             raise (place / name).error(
                 f"{label}, {name}: resource {key!r} has no {' and no '.join(lacking)} "
-                f"(it has: {_listed(can)})"
+                f"(it has: {listed(can)})"
             )
         return key
 
@@ -250,7 +250,7 @@ def _check_given(document: Document, model: PipelineModel, given: Mapping[str, R
             raise PipelineError(
                 f"resources=: the pipeline declares no resource {key!r}"
                 + nearest(key, model.resources, say="; did you mean {!r}?")
-                + f" (declared: {_listed(model.resources)})",
+                + f" (declared: {listed(model.resources)})",
                 file=document.file,
             )
         if Resource not in type(resource).__mro__:
@@ -273,7 +273,7 @@ def _check_known(label: str, given: Mapping[str, Any], known: Iterable[str], pla
         if name not in known:
             hint = nearest(name, known, say="; did you mean {!r}?")
             raise (place / name).error(
-                f"{label} has no parameter {name!r}{hint} (it has: {_listed(known)})", key=True
+                f"{label} has no parameter {name!r}{hint} (it has: {listed(known)})", key=True
             )
 
 
@@ -313,80 +313,6 @@ def _configured(
     return config
 
 
-def _unread(stages: Mapping[str, WiredStage]) -> list[str]:
-    """Return the stages that no other reads."""
-    read = {name for wired in stages.values() for name in wired.upstream}
-    return [key for key in stages if key not in read]
-
-
-def _check_counted(
-    document: Document, model: PipelineModel, stages: Mapping[str, WiredStage]
-) -> None:
-    """Refuse to count a field that no finished row can have."""
-    unread = [stages[key] for key in _unread(stages)]
-    ends = [w for w in unread if not w.spec.is_sink]
-    ends += [stages[name] for w in unread if w.spec.is_sink for name in w.upstream]
-    known = list(dict.fromkeys(name for wired in ends for name in wired.fields))
-    for i, name in enumerate(model.count_by):
-        if name not in known and all(wired.fields for wired in ends):
-            raise document.at("count_by", i).error(
-                f"no finished row has the field {name!r}"
-                + nearest(name, known, say="; did you mean {!r}?")
-                + f" (they have: {_listed(known)})"
-            )
-
-
-def _check_priced(document: Document, model: PipelineModel, given: Mapping[str, Resource]) -> None:
-    """Refuse a bound on the cost where nothing says what a call costs."""
-    priced = any("prices" in m.with_ for key, m in model.resources.items() if key not in given)
-    if model.max_cost is not None and not priced and not given:
-        raise document.at("max_cost").error(
-            "no resource has `prices`, so that all calls would cost nothing: give some under the "
-            "`with:` of an openai.chat, or leave `max_cost` out"
-        )
-
-
-def _check_written(stages: Iterable[WiredStage]) -> None:
-    """Refuse two stages that write one file, and a stage that writes what another reads."""
-    stages = list(stages)
-    readers = [(path, wired) for wired in stages for _, path in _paths(wired, is_read)]
-    writers: list[tuple[Path, WiredStage]] = []
-    for wired in stages:
-        for name, path in _paths(wired, is_output):
-            reader = next((other for read, other in readers if _meet(read, path)), None)
-            writer = next((w for p, w in writers if w is not wired and _meet(p, path)), None)
-            if other := reader or writer:
-                verb = "reads" if reader else "writes"
-                raise (wired.place / "with" / name).error(
-                    f"{wired.label}, {name}: {other.label} {verb} this file, too: write another"
-                )
-            writers.append((path, wired))
-
-
-def _meet(one: Path, written: Path) -> bool:
-    """Return whether a file, folder or glob holds what is written, or lies in it.
-
-    Else the next run would read what this one wrote, or a folder take the place of another's file.
-    """
-    pattern = str(one).replace("**/", "*")  # fnmatch's star crosses folders
-    named = fnmatch(str(written), pattern) if "**" in str(one) else written.match(str(one))
-    return one == written or named or one in written.parents or written in one.parents
-
-
-def _paths(wired: WiredStage, wanted: Callable[[Any], bool]) -> list[tuple[str, Path]]:
-    """Return the (parameter, path) pairs of a stage whose hint is of the wanted sort."""
-    found: list[tuple[str, Path]] = []
-    for name, (hint, _) in wired.spec.config.items():
-
-        def note(part: Any, path: Path, name: str = name) -> Path:
-            if wanted(part):
-                found.append((name, Path(os.path.normpath(path))))
-            return path
-
-        map_paths(hint, wired.config[name], note)
-    return found
-
-
 def _idle(wired: WiredStage) -> Iterable[str]:
     """Yield notes on settings that change nothing."""
     kind, given = wired.kind, wired.model.model_fields_set
@@ -397,7 +323,3 @@ def _idle(wired: WiredStage) -> Iterable[str]:
     if wired.model.memo is not None and wired.model.memo != wired.recorded:
         what = "always" if wired.recorded else "never"
         yield f"{wired.label}: `memo:` has no effect: its results are {what} recorded"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"

@@ -6,16 +6,16 @@ import copy
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import anyio
 from anyio.abc import TaskStatus
 
+from engine.accounting import Status, Summary, check_counts, check_manifest
 from engine.channels import Channel
-from engine.errors import StageError, first_error
+from engine.errors import first_error
 from engine.events import RunEnded, RunStarted
 from engine.executor import Executor
 from engine.keeping import begin_run, check_keep
@@ -25,51 +25,9 @@ from engine.resources import Resource
 from engine.rows import Row
 from engine.runners.given import check_inputs
 from engine.services import Counters
-from engine.store.protocol import Fate, Store
+from engine.store.protocol import Store
 
 __all__ = ["Run", "Summary", "open_run", "run", "store_folder"]
-
-Status = Literal["running", "done", "failed", "cancelled", "interrupted"]
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How a run stands, or how it ended."""
-
-    pipeline: str
-    status: Status
-    finished: int
-    """Accepted rows: those that entered a sink or left a stage that nothing reads."""
-    rejected: int
-    dead: int
-    seconds: float
-    stages: dict[str, Counters]
-    tally: dict[str, dict[str, int]]
-    """Field named in `count_by:` -> its values in the finished rows -> how many."""
-    max_dead: int
-    error: str = ""
-    error_code: int = 1
-    """The exit code of the error, where there is one."""
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 (a stage failed), 3 (dead letters above `max_dead`), 4 (store), 130."""
-        match self.status:
-            case "interrupted" | "cancelled":
-                return 130
-            case "failed":
-                return self.error_code
-        return 3 if self.dead > self.max_dead else 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {"stages": {key: c.as_dict() for key, c in self.stages.items()}}
-
-    def _repr_html_(self) -> str:
-        from engine.views import summary_html  # for notebooks alone
-
-        return summary_html(self)
 
 
 class Run:
@@ -206,12 +164,10 @@ class Run:
         try:
             with self._scope:
                 await self._executor.run()
-                for key in self.counters:
-                    if wrong := self._unaccounted(key):
-                        raise StageError(key, "", f"rows are unaccounted for: {wrong}")
+                check_counts(self.pipeline, self.counters)
                 if self.store is not None:
                     await self.store.flush()
-                    self._check_manifest(self.store)
+                    check_manifest(self.summary, self.store)
                 self._status = "done"
         except Exception as error:
             self._error = first_error(error)
@@ -220,28 +176,6 @@ class Run:
             self._executor.ended = True
             self._ended = anyio.current_time()
             self._output.close()
-
-    def _check_manifest(self, store: Store) -> None:
-        summary, kept = self.summary, store.fates()
-        fates: tuple[Fate, ...] = ("finished", "rejected", "dead")
-        for fate in fates:
-            count = getattr(summary, fate)
-            if kept.get(fate, 0) != count:
-                raise StageError(
-                    self.pipeline.name,
-                    "",
-                    f"{count} rows are {fate}, and its manifest has {kept.get(fate, 0)} of them",
-                )
-
-    def _unaccounted(self, key: str) -> str:
-        """Return what does not add up in a stage, or between it and the stages that it reads."""
-        counters, source = self.counters[key], self.pipeline.stages[key].source
-        wrong = counters.unaccounted()
-        if not wrong and source is not None and source.form != "all":  # there, rows become one
-            passed = sum(self.counters[name].out for name in source.stages)
-            if passed != counters.received:
-                wrong = f"{passed} were passed on to it, and it received {counters.received}"
-        return wrong
 
     async def __aexit__(
         self,

@@ -12,9 +12,9 @@ from engine.text import Text
 from engine.text.painting import PAGE, PROSE, SMALL, Sources, escaped, table
 
 if TYPE_CHECKING:
+    from engine.accounting import Summary
     from engine.pipeline import Pipeline
     from engine.rows import Row
-    from engine.runs import Summary
     from engine.services import Counters, Spent
     from engine.wiring import WiredStage
 

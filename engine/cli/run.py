@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 if TYPE_CHECKING:
+    from engine.accounting import Summary
     from engine.cli.progress import Progress
-    from engine.runs import Run, Summary
+    from engine.runs import Run
 
 __all__ = ["command"]
 
@@ -117,6 +118,7 @@ async def _run(run: Run, again: str, quiet: bool) -> int:
 async def _print_rows(run: Run, stdout: TextIO) -> None:
     import orjson
 
+    from engine.cli import escaped
     from engine.rows import plain
 
     async for row in run:
@@ -127,6 +129,8 @@ async def _print_rows(run: Run, stdout: TextIO) -> None:
             import json
 
             line = json.dumps(record).encode()
+        if stdout.isatty():  # a file gets the rows as they are; a terminal must not obey them
+            line = escaped(line.decode()).encode()
         stdout.buffer.write(line + b"\n")
         stdout.buffer.flush()
 

@@ -11,7 +11,7 @@ from engine.views import SPENT_COLUMNS, STAGE_COLUMNS, clock, spent_line, spent_
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from engine.runs import Summary
+    from engine.accounting import Summary
     from engine.services import Counters
 
 __all__ = ["plain_table", "print_summary", "spent_table"]
