@@ -118,7 +118,8 @@ class _Expand(_Planned, Expand):
 
 class _Batch(_Planned, Batch):
     async def _work(self) -> None:
-        await self.inbox.ended()
+        async with self._turn:  # an inbox has one who waits
+            await self.inbox.ended()
         if not self.control.incomplete(self.key):
             await super()._work()
             return
