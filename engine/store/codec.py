@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -21,9 +22,11 @@ from engine.errors import StoreError
 from engine.rows import Artifact
 from engine.text import Text
 
-__all__ = ["decode", "dump_json", "encode", "load_json"]
+__all__ = ["decode", "dump_json", "encode", "load_json", "references"]
 
 GetText = Callable[[bytes], Text]
+_REFERENCE = re.compile(rb'\{"~(?:t":"([0-9a-f]{32})"\}|a":\["([0-9a-f]+)",)')
+"""A tag of a text or an Artifact: within a string, the quotes would be escaped."""
 _LOCAL = "engine_local_"
 """How the module names of a pipeline's own stage files begin; they end in a digest of the file."""
 
@@ -60,6 +63,14 @@ def decode(data: bytes, get_text: GetText, *, strict: bool = True) -> dict[str, 
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"a record in the store is damaged: {error}") from error
     return found
+
+
+def references(data: bytes) -> tuple[list[bytes], list[str]]:
+    """Return the dids of the texts, and the digests of the Artifacts, in what `encode` wrote."""
+    found = _REFERENCE.findall(data)
+    return [bytes.fromhex(did.decode()) for did, _ in found if did], [
+        digest.decode() for _, digest in found if digest
+    ]
 
 
 def _tag(value: Any, texts: list[Text]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -13,7 +14,16 @@ import apsw
 from engine.errors import StoreError, short_path
 from engine.store.blobs import make_folder
 
-__all__ = ["DATABASE", "Lock", "file_system", "open_for_reading", "open_for_writing", "owner"]
+__all__ = [
+    "DATABASE",
+    "Lock",
+    "check_present",
+    "file_system",
+    "open_damaged",
+    "open_for_reading",
+    "open_for_writing",
+    "owner",
+]
 
 DATABASE = "store.sqlite"
 OLDEST_SQLITE = (3, 51, 3)  # before it, resetting the WAL could corrupt a database
@@ -117,6 +127,8 @@ def open_for_writing(path: Path | None) -> apsw.Connection:
     as it was; and for an SQLite that is too old.
     """
     name = ":memory:" if path is None else str(path)
+    if path is not None and path.with_name(f"{path.name}.new").exists():
+        check_present(path)
     library = apsw.sqlite_lib_version()
     if tuple(map(int, library.split("."))) < OLDEST_SQLITE:
         raise StoreError(
@@ -141,6 +153,32 @@ def open_for_writing(path: Path | None) -> apsw.Connection:
         if connection is not None:
             connection.close()
         raise _refusal(name, error) from error
+    return connection
+
+
+def check_present(path: Path) -> None:
+    """Raise StoreError where there is no database, or a repair of it has not ended."""
+    place = short_path(str(path.parent))
+    if path.is_file():
+        return
+    if path.with_name(f"{path.name}.new").exists():
+        raise StoreError(
+            f"a repair of the store {place} was interrupted: run `engine store check --repair "
+            f"{place}` again"
+        )
+    raise StoreError(f"there is no store at {place}: run the pipeline first")
+
+
+def open_damaged(path: Path) -> apsw.Connection:
+    """Open a database for reading what can be read of it. Raises StoreError if nothing can."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        connection.execute("PRAGMA query_only=1; PRAGMA writable_schema=1")  # a wrong size is taken
+        with contextlib.suppress(apsw.CorruptError):
+            _check(connection, str(path))
+    except (apsw.Error, StoreError) as error:
+        connection.close()
+        raise _refusal(str(path), error) from error
     return connection
 
 

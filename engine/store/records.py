@@ -8,7 +8,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Any
 
-__all__ = ["INLINE_BYTES", "INSERT", "KEPT_BY", "record_digest"]
+__all__ = ["BODY", "COSTS", "INLINE_BYTES", "INSERT", "LARGE", "record_digest"]
 
 INLINE_BYTES = 64 * 1024
 """Larger values lie in the blob folder."""
@@ -22,13 +22,26 @@ INSERT = {
 } | {"texts": "INSERT OR IGNORE INTO texts VALUES (?,?)"}  # named by their own digest
 """How a record of each table is written."""
 
-KEPT_BY = {
+LARGE = {
+    "memo": (4, 5, 8),
+    "calls": (3,),
+    "refusals": (4,),
+    "rows": (5, 6),
+    "spool": (2,),
+    "texts": (1,),
+}
+"""Which values of each table may be large: they name a blob then."""
+
+BODY = {"memo": 4, "rows": 5, "spool": 2}
+"""Which value holds fields, and so may refer to texts and Artifacts."""
+
+COSTS = {
+    "runs": "the run is not listed any more",
     "memo": "its result is computed again",
     "calls": "the call is paid again",
-    "refusals": "nothing: it is history",
-    "rows": "a line of a run's manifest",
-    "spool": "nothing once the run has ended",
-    "texts": "what refers to it is computed again",
+    "refusals": "nothing",
+    "rows": "the manifest of that run lacks a line",
+    "texts": "what holds it is computed again",
 }
 """What losing a record of each table costs."""
 

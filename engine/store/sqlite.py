@@ -14,15 +14,15 @@ from typing import Any, Self
 
 import anyio
 
-from engine.errors import StoreError, short_path
+from engine.errors import StoreError
 from engine.store.blobs import BlobFolder
 from engine.store.calls import Calls
 from engine.store.codec import decode, dump_json, encode
 from engine.store.commits import Commits
-from engine.store.files import DATABASE, Lock, open_for_reading, open_for_writing
+from engine.store.files import DATABASE, Lock, check_present, open_for_reading, open_for_writing
 from engine.store.protocol import Memo, RowRecord
 from engine.store.reading import Reader, order_bytes
-from engine.store.records import INLINE_BYTES, INSERT, record_digest
+from engine.store.records import INLINE_BYTES, INSERT, LARGE, record_digest
 from engine.store.rescue import RESERVE_BYTES, Rescue
 from engine.text import Text, to_records
 
@@ -118,11 +118,10 @@ class SqliteStore(Reader):
     def _sealed(self, table: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return a record as it is stored: large values as blobs, its digest last."""
         if self.folder is not None:
-            values = tuple([self._outside(v) if type(v) is bytes else v for v in values])
+            for i in LARGE[table]:
+                if values[i] is not None and len(values[i]) > INLINE_BYTES:
+                    values = (*values[:i], self.blobs.put(values[i]), *values[i + 1 :])
         return values if table == "texts" else (*values, record_digest(table, values))
-
-    def _outside(self, value: bytes) -> bytes | str:
-        return value if len(value) <= INLINE_BYTES else self.blobs.put(value)
 
     @property
     def backlog(self) -> int:
@@ -244,10 +243,7 @@ class ReadOnlyStore(Reader):
         super().__init__(folder)
         self.blobs = BlobFolder(folder / "blobs")
         path = folder / DATABASE
-        if not path.is_file():
-            raise StoreError(
-                f"there is no store at {short_path(str(folder))}: run the pipeline first"
-            )
+        check_present(path)
         self._connection = open_for_reading(path)
         if generation is None:
             last = self._newest()

@@ -81,6 +81,11 @@ def from_records(
     return cache[did]
 
 
+def references(did: bytes, data: bytes) -> list[bytes]:
+    """The dids that the record of a Text refers to. Raises TextError if it is not that one's."""
+    return _refs(_checked_row(did, lambda _: data))
+
+
 def _checked_row(did: bytes, get: Callable[[bytes], bytes]) -> list[Any]:
     try:
         data = bytes(get(did))
