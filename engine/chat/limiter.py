@@ -118,7 +118,7 @@ class Limiter:
         ]
         self._window = float(min(start or slots, slots))
         self._slow_start = True
-        self._cut_until = self._paused_until = -math.inf
+        self._cut_until = self._paused_until = self._full_at = -math.inf
         self._tokens_a_char, self._out = 0.25, 0.0  # running means
         self._queue = anyio.Lock()
         self._changed: anyio.Event | None = None  # what the head of the queue waits for
@@ -173,6 +173,8 @@ class Limiter:
                     with anyio.move_on_after(wait):
                         await self._changed.wait()
                 self.in_flight += 1
+                if self.in_flight >= self.window:
+                    self._full_at = anyio.current_time()
                 self._take(need)
             try:
                 await ctx.gate.admit()
@@ -217,7 +219,7 @@ class Limiter:
             self._take(Need(0, 0.0, -need.out))
             raise
         else:
-            if 2 * self.in_flight > self._window:  # else the window has not been tried
+            if self._full_at >= started:  # else it is not known whether it may be wider
                 more = 1.0 if self._slow_start else 1 / self._window
                 self._window = min(float(self.slots), self._window + more)
             self._settle(need, used[0])
