@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -23,6 +24,7 @@ __all__ = ["BlobFolder", "blob_digest", "make_folder", "sync_folder"]
 _FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE}
 """What a disk or a limit of the system does, and no row: it must not end as a dead letter."""
 _TEMPORARY = "new-"
+_NAME = re.compile("[0-9a-f]{32}")
 
 
 class _Writer:
@@ -70,6 +72,8 @@ class BlobFolder:
 
     def read(self, digest: str) -> bytes:
         """Return the bytes of this name. Raises StoreError if they are gone or changed."""
+        if not _NAME.fullmatch(digest):
+            raise StoreError(f"{digest[:40]!r} is no name of a blob")
         try:
             data = self.place(digest).read_bytes()
         except OSError as error:
