@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "Write the finished rows that are there so far.",
     "diff": "Compare two runs.",
     "redrive": "Try the dead letters of a run again.",
+    "store": "Look after a store: what is damaged, what takes room, what can go.",
     "trace": "Show where each phrase of a row came from.",
 }
 
@@ -99,3 +100,10 @@ def visible(text: str) -> str:
         else c.encode("unicode_escape", "surrogatepass").decode()
         for c in text
     )
+
+
+def escaped(line: str) -> str:
+    """Return the same JSON with what is not printable as JSON's own escapes."""
+    import json
+
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
