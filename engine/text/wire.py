@@ -120,11 +120,15 @@ def _ref(piece: Piece) -> object:
     return [cached_did(piece).hex()]
 
 
+def _literal(piece: Piece) -> bytes:
+    return encode(["leaf", str(piece), "literal", [], {}])
+
+
 def cached_did(piece: Piece) -> bytes:
     """The did of a piece whose own is cached or who needs no other: a literal."""
     node = piece._node if is_text(piece) else None
     if node is None:
-        return digest(encode(["leaf", str(piece), "literal", [], {}]))
+        return digest(_literal(piece))
     if node.did is None:
         raise AssertionError("the did of an input must be computed before that of its user")
     return node.did
@@ -181,6 +185,13 @@ def to_records(text: Text, known: Callable[[bytes], bool]) -> Iterator[tuple[byt
         return known(did)
 
     for node_text in topological((text,), skip):
+        for piece in inputs_of(node_text):
+            if not (is_text(piece) or is_inline(piece)):  # a long literal that is a plain `str`
+                data = _literal(piece)
+                did = digest(data)
+                if did not in asked and not known(did):
+                    yield did, data
+                asked.add(did)
         yield cached_did(node_text), record(node_text)
 
 

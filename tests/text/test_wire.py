@@ -8,6 +8,7 @@ import subprocess
 import sys
 from copy import copy, deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -183,6 +184,19 @@ def test_records_stop_at_what_is_known() -> None:
     assert len(dids) == len(set(dids)) == 2
     (only,) = to_records(Text("lit"), store.__contains__)
     assert from_records(only[0], dict([only]).__getitem__, {}) == "lit"
+
+
+@pytest.mark.parametrize(
+    "make", [lambda t, s: t + s, lambda t, s: s + t, lambda t, s: t.join([s, s])]
+)
+def test_a_long_plain_string_has_a_record_of_its_own(make: Any) -> None:
+    leaf = Text.leaf("x", "draw")
+    text = make(leaf, "long " * 50)
+    store = dict(to_records(text, lambda did: False))
+    assert from_records(text.did, store.__getitem__, {}) == text
+    assert list(to_records(text, store.__contains__)) == []
+    again = dict(to_records(make(leaf + "y", "long " * 50), store.__contains__))
+    assert len(again) < len(store), "the literal is stored once"
 
 
 def test_tampering_is_found_and_named() -> None:
