@@ -6,7 +6,7 @@ PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 PLUGINS = $(wildcard plugins/*)
 PROJECTS = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: run test lint types floors unit embedded bench bench-short docs clean
+.PHONY: run test lint types floors unit embedded bench bench-short sim sim-short kill kill-short kill-embedded docs clean
 
 run: $(VENV)/.light
 	$(BIN)/engine run pipelines/pink.yaml
@@ -51,6 +51,21 @@ $(VENV)/.full: $(VENV)/.light
 	$(PIP) -e ".[openai,embedded,parquet,hub,zstd]" $(addprefix -e ,$(PLUGINS)) --group dev
 	$(BIN)/engine schema -o pipeline.schema.json
 	touch $@
+
+sim: $(VENV)/.full
+	$(BIN)/python -m tests.sim
+
+sim-short: $(VENV)/.full
+	$(BIN)/pytest tests/sim
+
+kill: $(VENV)/.full
+	$(BIN)/python tests/chaos/kill.py --kills 100
+
+kill-short: $(VENV)/.full
+	$(BIN)/pytest tests/chaos/test_kills.py
+
+kill-embedded: $(VENV)/.full
+	$(BIN)/python tests/chaos/kill.py --embedded 5
 
 docs: $(VENV)/.full
 	$(BIN)/python -m engine.cli.reference docs

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from engine.accounting import Summary
     from engine.cli.progress import Progress
     from engine.runs import Run
@@ -80,6 +82,16 @@ def _again(context: click.Context) -> str:
 async def _run(run: Run, again: str, quiet: bool) -> int:
     import anyio
 
+    # Up to the last line: a signal too many must not cost the one that says how to go on.
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        return await _watched(run, again, quiet, signals)
+
+
+async def _watched(
+    run: Run, again: str, quiet: bool, signals: AsyncIterator[signal.Signals]
+) -> int:
+    import anyio
+
     from engine.cli.progress import Progress
     from engine.cli.summary import print_summary
 
@@ -90,7 +102,7 @@ async def _run(run: Run, again: str, quiet: bool) -> int:
     progress = Progress(run, quiet=quiet)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_signals, run, stopped, progress)
+            tasks.start_soon(_heed, signals, run, stopped, progress)
             # What a stage prints is talk: stdout is for rows.
             with progress, contextlib.redirect_stdout(sys.stderr):
                 tasks.start_soon(progress.live)
@@ -135,20 +147,21 @@ async def _print_rows(run: Run, stdout: TextIO) -> None:
         stdout.buffer.flush()
 
 
-async def _signals(run: Run, stopped: list[int], progress: Progress) -> None:
+async def _heed(
+    signals: AsyncIterator[signal.Signals], run: Run, stopped: list[int], progress: Progress
+) -> None:
     """Drain on the first signal, stop at once on the second; a third ends the process."""
     import anyio
 
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with anyio.create_task_group() as tasks:
-            async for number in signals:
-                stopped.append(int(number))
-                if len(stopped) == 1:
-                    progress.say(
-                        "engine: stopping once the calls in flight are done; again stops at once"
-                    )
-                    tasks.start_soon(run.drain)
-                elif len(stopped) == 2:
-                    run.stop()
-                else:  # as a kill would: what is stored is whole
-                    os._exit(128 + number)
+    async with anyio.create_task_group() as tasks:
+        async for number in signals:
+            stopped.append(int(number))
+            if len(stopped) == 1:
+                progress.say(
+                    "engine: stopping once the calls in flight are done; again stops at once"
+                )
+                tasks.start_soon(run.drain)
+            elif len(stopped) == 2:
+                run.stop()
+            else:  # as a kill would: what is stored is whole
+                os._exit(128 + number)

@@ -278,6 +278,29 @@ def loop(
     return tallies
 
 
+def embedded(folder: Path, kills: int, seed: int) -> Tally:
+    """Kill the shipped pipeline on the embedded model, whose sampling is seeded by the call."""
+    exact = {"resources.writer.with.slots": "1", "resources.writer.with.cache": "false"}
+    whole, killed = (Site(folder / name, "pink", None, **exact) for name in ("whole", "killed"))
+    rng, tally = random.Random(seed), Tally()
+    started = time.monotonic()
+    if (ended := whole.run("--limit", "1")).code != 0:
+        raise RuntimeError(f"pink ended with {ended.code}: {ended.err[-2000:]}")
+    lasted = time.monotonic() - started
+    for _ in range(kills):
+        with running(killed.start(killed.command("--limit", "1"))) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(1, 2 * lasted / kills))
+            tally.ends += process.poll() is None
+    if (ended := killed.run("--limit", "1")).code != 0:
+        tally.wrong.append(f"the last process ended with {ended.code}: {ended.err[-500:]}")
+    if killed.written() != whole.written():
+        tally.wrong.append("the files differ")
+    tally.wrong += [f"left behind: {name}" for name in leftovers(killed)]
+    tally.too_late = kills - tally.ends
+    return tally
+
+
 def add(tally: Tally, found: Tally) -> None:
     """Add a round to its way's tally."""
     for name, value in asdict(found).items():
@@ -322,21 +345,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="End runs in every way, and compare.")
     parser.add_argument("--kills", type=int, default=100, help="SIGKILLs")
     parser.add_argument("--others", type=int, default=10, help="of each other way")
+    parser.add_argument("--ends", nargs="*", default=ENDS, choices=ENDS, help="ways to end a run")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--pipelines", nargs="*", default=PIPELINES, choices=PIPELINES)
+    parser.add_argument("--embedded", type=int, default=0, help="kills on the embedded model")
     parser.add_argument("--json", type=Path, help="where to write the table, too")
     given = parser.parse_args()
-    kills = {end: given.kills if end == "SIGKILL" else given.others for end in ENDS}
+    kills = {end: given.kills if end == "SIGKILL" else given.others for end in given.ends}
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, Server() as server:
-        tallies = loop(
-            Path(folder),
-            server,
-            {end: count for end, count in kills.items() if count},
-            pipelines=given.pipelines,
-            seed=given.seed,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+        if given.embedded:
+            tallies = {"embedded": embedded(Path(folder), given.embedded, given.seed)}
+        else:
+            tallies = loop(
+                Path(folder),
+                server,
+                {end: count for end, count in kills.items() if count},
+                pipelines=given.pipelines,
+                seed=given.seed,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
     print(table(tallies))
     wrong = [line for tally in tallies.values() for line in tally.wrong]
     print("\n".join(wrong) or "nothing wrong", f"\n{time.monotonic() - started:.0f} s")
