@@ -25,6 +25,8 @@ class Export:
     """One file or folder to be written."""
 
     path: Path
+    writer: str
+    """The sink, as a card names it."""
     stage: str
     """The stage whose finished rows are written."""
     config: dict[str, Any]
@@ -36,7 +38,7 @@ class Export:
         pipeline = past.require()
         counts = counters_of(record.summary)
         context = Context(
-            self.stage,
+            self.writer,
             fields=self.fields,
             pipeline=pipeline.name,
             upstream={
@@ -102,7 +104,8 @@ def _as_sink(pipeline: Pipeline, wired: WiredStage) -> Export:
     config = wired.config | {"hub": None}  # nothing is pushed that was not asked for
     leading = needed(pipeline.stages, wired.upstream)
     upstream = tuple(key for key in pipeline.stages if key in leading)
-    return Export(config["path"], wired.upstream[0], config, wired.inputs[""], upstream)
+    source, fields = wired.upstream[0], wired.inputs[""]
+    return Export(config["path"], wired.key, source, config, fields, upstream)
 
 
 def _to_path(pipeline: Pipeline, stage: str, sinks: list[WiredStage], to: Path) -> Export:
@@ -125,4 +128,5 @@ def _to_path(pipeline: Pipeline, stage: str, sinks: list[WiredStage], to: Path) 
         raise InputError(f"--to {to}: {error}") from error
     leading = needed(pipeline.stages, (stage,))
     upstream = tuple(key for key in pipeline.stages if key in leading)
-    return Export(to, stage, config, fields, upstream)
+    writer = mine.key if mine is not None else "export"
+    return Export(to, writer, stage, config, fields, upstream)
