@@ -201,7 +201,7 @@ class Run:
         await self._tasks.__aexit__(None, None, None)
         if exc is None:
             self._raise()
-        if self._closing_error is not None and exc is not self._error:
+        if self._closing_error is not None and (exc is None or exc is not self._error):
             raise self._closing_error
 
     def __aiter__(self) -> Self:
