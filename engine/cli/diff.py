@@ -150,7 +150,7 @@ def _show(console: Console, told: Mapping[str, Any], pairs: Iterator[Any], most:
         console.print(Text(f"~ {row_id}", "bold"))
         for name, sides in fields.items():
             line = Text(f"  {in_a_line(name)}: ", "dim")
-            console.print(line.append_text(_changed(sides)))
+            console.print(line.append_text(_changed(sides, marked=not console.is_terminal)))
     if rows["changed"] > most:
         console.print(Text(f"~ {rows['changed'] - most} more: --rows {rows['changed']}", "dim"))
 
@@ -170,8 +170,8 @@ def _side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[list[o
         yield row
 
 
-def _changed(sides: Mapping[str, Any]) -> Any:
-    """Return the two values of a field: texts with their changed words coloured."""
+def _changed(sides: Mapping[str, Any], *, marked: bool) -> Any:
+    """Return the two values of a field, the changed words coloured, and `marked` as git does it."""
     from rich.text import Text
 
     if len(sides) == 1:
@@ -191,8 +191,11 @@ def _changed(sides: Mapping[str, Any]) -> Any:
             shown = [*words[:cut], " … ", *words[-cut:]] if j - i > 2 * cut + 2 else words
             painted.append("".join(shown), "dim")
             continue
-        painted.append("".join(old[i:j]), "red strike")
-        painted.append("".join(new[k:m]), "green")
+        gone, come = "".join(old[i:j]), "".join(new[k:m])
+        if gone:
+            painted.append(f"[-{gone}-]" if marked else gone, "red strike")
+        if come:
+            painted.append(f"{{+{come}+}}" if marked else come, "green")
     return painted
 
 

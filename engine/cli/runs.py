@@ -36,9 +36,9 @@ def command(file: str, as_json: bool) -> int:
     rows = [
         (
             r["id"],
-            r["generation"],
+            r["generation"] if runs[-1]["generation"] > 1 else None,
             when(r["started"]),
-            r["status"] if r["pid"] is None else f"running (process {r['pid']})",
+            r["status"],
             r["finished"],
             r["rejected"] or None,
             r["dead"] or None,
@@ -49,7 +49,11 @@ def command(file: str, as_json: bool) -> int:
         )
         for r in runs
     ]
-    grid(stdout(), COLUMNS, rows, left=("when", "status"))
+    console = stdout()
+    grid(console, COLUMNS, rows, left=("when", "status"))
+    for r in runs:
+        if r["pid"] is not None:
+            console.print(f"run {r['id']} is running in process {r['pid']}")
     return 0
 
 

@@ -40,7 +40,8 @@ def grid(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    gap = 2 if console.width >= 100 else 1
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="dim", pad_edge=False)
     cells = [[visible("" if v is None else str(v)) for v in row] for row in rows]
     kept = [i for i in range(len(columns)) if i == 0 or any(row[i] for row in cells)]
     lefts = {columns[0], *left}
@@ -75,8 +76,9 @@ def json_of(value: Any) -> Any:
 
 
 def when(seconds: float) -> str:
-    """Return a wall time as people read it, here."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    """Return a wall time as people read it, here: the year only if it is another one."""
+    then, now = time.localtime(seconds), time.localtime()
+    return time.strftime("%m-%d %H:%M" if then.tm_year == now.tm_year else "%Y-%m-%d", then)
 
 
 def in_a_line(value: object, most: int = 200) -> str:

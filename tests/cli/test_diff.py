@@ -1,5 +1,6 @@
 """`engine diff` says what differs between two runs, and why."""
 
+import re
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def test_people_see_changed_words(two: Any) -> None:
     shown = two("diff", "toy.yaml@1", "toy.yaml@2").stdout
     assert "rows: 0 the same, 4 changed, 2 only in A, 0 only in B" in shown
     assert 'say: end: "." -> "so"' in shown
-    assert "~ " in shown
+    assert re.search(r"said: .*\[-\w+\.-\]\{\+\w+so\+\}", shown), "marked, where no colour is"
     few = two("diff", "toy.yaml@1", "toy.yaml@2", "--rows", "1").stdout
     assert "~ 3 more: --rows 4" in few
     assert "- 1 more" in few

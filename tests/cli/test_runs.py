@@ -25,7 +25,7 @@ def test_a_run_of_another_process_is_running_and_a_killed_one_interrupted(toy: A
     with toy.waiting("topic 2") as process:
         (run,) = toy.json("runs", "toy.yaml")["runs"]
         assert (run["status"], run["pid"]) == ("running", process.pid)
-        assert f"running (process {process.pid})" in toy("runs", "toy.yaml").stdout
+        assert f"run 1 is running in process {process.pid}" in toy("runs", "toy.yaml").stdout
         assert process.poll() is None, "it is left alone"
     (run,) = toy.json("runs", "toy.yaml")["runs"]
     assert (run["status"], run["pid"], run["ended"]) == ("interrupted", None, None)
