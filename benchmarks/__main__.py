@@ -1,7 +1,7 @@
 """All benchmarks, one table: name, measured, target, verdict; exit code 1 if a target is missed.
 
-Command: `python -m benchmarks [--short] [name ...]`. Short: below 40 s of CPU; full: below 6 min, and
-20 more for `resume`, which builds a store of 1,000,000 records.
+Command: `python -m benchmarks [--short] [name ...]`. Short: below 40 s of CPU; full: below 6 min,
+and 20 more for `resume`, which builds a store of 1,000,000 records.
 """
 
 from __future__ import annotations
