@@ -7,7 +7,7 @@ import pytest
 
 from engine.plugins import Plugins, installed
 
-HEAVY = {"openai", "xllamacpp", "torch", "httpx2", "huggingface_hub", "tenacity"}
+HEAVY = {"openai", "xllamacpp", "torch", "httpx2", "huggingface_hub", "aiohttp"}
 
 
 @pytest.mark.parametrize(
