@@ -27,10 +27,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import PIPELINES, Ended, Server, Site, leftovers, running
+from harness import PIPELINES, Ended, Server, Site, leftovers, running, until
 from ledger import Call, paid_twice
-
-from engine.cli.trace import open_finished
 
 __all__ = ["ENDS", "Tally", "loop"]
 
@@ -111,6 +109,7 @@ class Round:
     def _once(self, command: Sequence[str] | str, total: int) -> tuple[Sequence[str] | str, Any]:
         """Start, end at a random time; return the next command, and how it ended if it is done."""
         self._started()
+        until(lambda: self.server.in_flight() == 0, "the end of the dead process's calls")
         before = self.server.arrived()
         with running(self.site.start(command)) as process:
             self._wait(process, before, total)
@@ -164,12 +163,12 @@ class Round:
         self._pending = (signalled, drained)
         if number is None:
             return ()
-        if not called and ended.code in (-number, 128 + number) and not ended.err:
+        if not called and ended.code in (-number, 128 + number) and not ended.err.strip():
             return ()  # before the command line listens
         if self.end == "SIGHUP" and ended.code == -number:
             return ()  # it does not listen to this one: the process is dead
         if ended.code != 128 + number:
-            self._wrong(f"ended with {ended.code} in place of {128 + number}: {ended.err[-300:]}")
+            self._wrong(f"ended with {ended.code} in place of {128 + number}: {ended.err[-300:]!r}")
         if self.end == "double SIGINT" and took > SECOND:
             self._wrong(f"the second signal took {took:.1f} s")
         line = ended.last_line()
@@ -225,13 +224,11 @@ class Round:
         return f"{told}; kills at {kills}"
 
     def _check_store(self) -> None:
-        store, run = open_finished(str(self.site.file))
-        try:
-            found = sum(1 for _ in store.rows(fate="finished", run=run))
-        finally:
-            store.close()
-        if not found:
-            self._wrong("the store holds no finished row")
+        command = [sys.executable, "-m", "engine", "store", "check", str(self.site.file)]
+        with running(self.site.start(command)) as process:
+            checked = self.site.wait(process)
+        if checked.code != 0:
+            self._wrong(f"the store is damaged: {checked.out + checked.err}")
 
     def _wrong(self, what: str) -> None:
         self.tally.wrong.append(f"{self.site.pipeline}, {self.end}: {what}")
