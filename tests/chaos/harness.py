@@ -22,6 +22,8 @@ SHIPPED = HERE.parents[1] / "pipelines" / "pink.yaml"
 PIPELINES = ("kinds", "pink")
 PATIENCE = 120.0
 """Seconds after which whatever a harness waits for is an error."""
+EMBEDDED_PATIENCE = 900.0
+"""... and a run on the embedded model."""
 
 
 class Server:
@@ -138,9 +140,9 @@ class Site:
                 env=environment(**env),
             )
 
-    def wait(self, process: "subprocess.Popen[bytes]", timeout: float = PATIENCE) -> Ended:
+    def wait(self, process: "subprocess.Popen[bytes]") -> Ended:
         """Return how it ended. Raises TimeoutExpired."""
-        code = process.wait(timeout)
+        code = process.wait(PATIENCE if self.server is not None else EMBEDDED_PATIENCE)
         read = [(self.folder / name).read_text("utf-8", "replace") for name in ("stdout", "stderr")]
         return Ended(code, *read)
 

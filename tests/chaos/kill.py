@@ -278,6 +278,7 @@ def loop(
 def embedded(folder: Path, kills: int, seed: int) -> Tally:
     """Kill the shipped pipeline on the embedded model, whose sampling is seeded by the call."""
     exact = {"resources.writer.with.slots": "1", "resources.writer.with.cache": "false"}
+    exact |= {"stages.topics.with.count": "0", "stages.pairs.with.per_topic": "0"}
     whole, killed = (Site(folder / name, "pink", None, **exact) for name in ("whole", "killed"))
     rng, tally = random.Random(seed), Tally()
     started = time.monotonic()
