@@ -75,6 +75,8 @@ def exports(pipeline: Pipeline, stage: str | None, to: Path | None) -> list[Expo
         if not sinks:
             where = f"stage {stage!r} feeds" if stage else f"{pipeline.file} has"
             raise InputError(f"{where} no `dataset.write` that says what to write: give --to PATH")
+        for wired in sinks:
+            _check_apart(pipeline, wired.upstream[0])
         return [_as_sink(pipeline, wired) for wired in sinks]
     ends = list(dict.fromkeys(_ends(pipeline)))
     if stage is None and len(ends) > 1:
@@ -88,7 +90,19 @@ def exports(pipeline: Pipeline, stage: str | None, to: Path | None) -> list[Expo
             + nearest(chosen, ends, say="; did you mean {!r}?")
             + f" (they finish at: {', '.join(ends)})"
         )
+    _check_apart(pipeline, chosen)
     return [_to_path(pipeline, chosen, sinks, to)]
+
+
+def _check_apart(pipeline: Pipeline, stage: str) -> None:
+    """Refuse rows that a manifest keeps under one stage, though two inputs begin with it."""
+    sinks = [w for w in pipeline.stages.values() if w.spec.is_sink and w.upstream[0] == stage]
+    if len({wired.source for wired in sinks}) > 1:
+        keys = " and ".join(wired.key for wired in sinks)
+        raise InputError(
+            f"the rows of {keys} cannot be told apart, as both begin with those of {stage}: "
+            "`engine run` writes them from the store"
+        )
 
 
 def _ends(pipeline: Pipeline) -> Iterator[str]:

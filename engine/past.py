@@ -58,7 +58,7 @@ class Past:
         for record in runs:
             if record.id == self.number:
                 return record
-        known = f"1 to {runs[-1].id}" if len(runs) == runs[-1].id else _listed(runs)
+        known = f"1 to {runs[-1].id}" if len(runs) == runs[-1].id > 2 else _listed(runs)
         raise InputError(f"{self.file} has no run {self.number} (runs: {known})")
 
     def status(self, record: RunRecord) -> tuple[str, int | None]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from engine.cli import visible
+from engine.cli.tables import opened
 
 if TYPE_CHECKING:
     from engine.store.protocol import RowRecord
-    from engine.store.sqlite import ReadOnlyStore
     from engine.text import Text
 
 __all__ = ["command"]
@@ -36,10 +35,9 @@ def command(run: str, row: str | None, only: str | None, depth: int) -> int:
     """
     from rich.console import Console
 
-    store, number = open_finished(run)
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        records = list(store.rows(fate="finished", run=number))
+    with opened(run) as past:
+        records = list(past.store.rows(fate="finished", run=past.run.id))
         if not records:
             click.echo(f"engine: {run} has no finished rows", err=True)
             return 1
@@ -48,39 +46,7 @@ def command(run: str, row: str | None, only: str | None, depth: int) -> int:
             return 0
         record = _chosen(records, row)
         _Trace(console, depth).show(record, only)
-    finally:
-        store.close()
     return 0
-
-
-def open_finished(run: str) -> tuple[ReadOnlyStore, int]:
-    """Return the store and run number of `FILE` or `FILE@ID`. Raises InputError or StoreError."""
-    from engine.errors import InputError
-    from engine.loader import load
-    from engine.pipeline import read_pipeline
-    from engine.store import find_runs
-
-    file, at, number = run.rpartition("@")
-    if at and not number.isdigit() and not Path(run).exists():
-        raise InputError(f"{run!r}: a run is FILE or FILE@ID, and ID is a number")
-    if not number.isdigit():
-        file, number = run, ""
-    document = load(file)
-    name = document.value.get("name") if isinstance(document.value, dict) else None
-    if not isinstance(name, str):
-        read_pipeline(document)  # says what is wrong with it
-    try:
-        read_pipeline(load(file))  # the plugins define the models that rows hold
-    except InputError as error:
-        click.echo(f"engine: note: {visible(str(error))}", err=True)
-    store = find_runs(Path(document.folder) / ".engine" / str(name))
-    runs = [record.id for record in store.runs()]
-    chosen = int(number) if number else max(runs, default=0)
-    if chosen not in runs:
-        store.close()
-        known = ", ".join(map(str, runs)) or "none"
-        raise InputError(f"{file} has no run {chosen} (runs: {known})")
-    return store, chosen
 
 
 def _chosen(records: list[RowRecord], row: str) -> RowRecord:

@@ -81,3 +81,12 @@ def test_no_rows_write_no_file(toy: Any) -> None:
         pass
     assert "has no finished rows: nothing is written" in toy("export", "toy.yaml", code=1).stderr
     assert not (toy.folder / "out.jsonl").exists()
+
+
+def test_rows_that_cannot_be_told_apart_are_not_mixed(ended: Any) -> None:
+    more = "  loud: {use: ./stages.py:weigh, from: say, with: {llm: llm}}\n"
+    both = "  both: {use: dataset.write, from: [say, loud], with: {path: both.jsonl}}\n"
+    ended.file.write_text(ended.file.read_text() + more + both)
+    ended("run", "toy.yaml", "-q", code=3)
+    said = ended("export", "toy.yaml", code=2).stderr
+    assert "the rows of out and both cannot be told apart" in said

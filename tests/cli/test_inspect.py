@@ -78,7 +78,7 @@ def test_wrong_words_are_told(ended: Any) -> None:
     def said(*arguments: str) -> str:
         return str(ended("inspect", *arguments, code=2).stderr)
 
-    assert "toy.yaml has no run 7 (runs: 1 to 1)" in said("toy.yaml@7")
+    assert "toy.yaml has no run 7 (runs: 1)" in said("toy.yaml@7")
     assert "a run is FILE or FILE@ID, and ID is a number" in said("toy.yaml@newest")
     assert "has no row whose id begins with 'ffffffff'" in said("toy.yaml", "ffffffff")
     assert "is not the beginning of a row's id" in said("toy.yaml", "row 1")

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 from engine_pink_elephant.mentions import names
 
-from engine.cli.trace import open_finished, texts
+from engine.cli.trace import texts
+from engine.past import open_past
 from engine.store import RowRecord
 
 pytestmark = pytest.mark.embedded
@@ -34,11 +35,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(ran: Path) -> list[RowRecord]:
-    store, run = open_finished(str(ran))
-    try:
-        return list(store.rows(fate="finished", run=run))
-    finally:
-        store.close()
+    with open_past(str(ran)) as past:
+        return list(past.store.rows(fate="finished", run=past.run.id))
 
 
 def test_rows_are_conversations_that_trl_reads(ran: Path, rows: list[RowRecord]) -> None:
