@@ -5,11 +5,20 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections import Counter
 
 from tests.sim.bugs import BUGS, planted
-from tests.sim.lives import Seen, simulate
+from tests.sim.lives import simulate
 
 WITHIN = 200
+COUNTED = {
+    "lives": "lives",
+    "hours": "virtual hours",
+    "kills": "kills",
+    "drains": "drains",
+    "failures": "failing disks",
+    "calls": "paid calls",
+}
 
 
 def first_to_find(name: str, within: int = WITHIN) -> tuple[int | None, str]:
@@ -25,27 +34,26 @@ def first_to_find(name: str, within: int = WITHIN) -> tuple[int | None, str]:
 
 def main(seeds: int) -> int:
     """Run them all; return the exit code."""
-    started, found = time.perf_counter(), []
-    total, failed = Seen(0.0, 0, 0, 0, 0, 0, []), 0
+    started, totals, failed = time.perf_counter(), Counter[str](), 0
     for seed in range(seeds):
         try:
-            total += simulate(seed)
+            seen = simulate(seed)
         except Exception:
             failed += 1
             print(f"seed {seed}:")
             traceback.print_exc()
+            continue
+        totals.update({name: getattr(seen, name) for name in COUNTED})
     seconds = time.perf_counter() - started
-    print(
-        f"{seeds} seeds, {failed} failed: {total.lives} lives, {total.hours:.1f} virtual hours, "
-        f"{total.kills} kills, {total.drains} drains, {total.failures} failing disks, "
-        f"{total.calls} paid calls, {seconds:.0f} s"
-    )
-    print(f"\n{'planted bug':45} found by seed")
+    counts = ", ".join(f"{totals[name]:.0f} {what}" for name, what in COUNTED.items())
+    print(f"{seeds} seeds, {failed} failed, {seconds:.0f} s: {counts}\n")
+    print(f"{'planted bug':46}found by seed")
+    missed = 0
     for name in BUGS:
-        seed, what = first_to_find(name)
-        found.append(seed is not None)
-        print(f"{name:45} {'NOT FOUND' if seed is None else seed:>9}  {what[:100]}", flush=True)
-    return 0 if not failed and all(found) else 1
+        found, what = first_to_find(name)
+        missed += found is None
+        print(f"{name:46}{'NONE' if found is None else found:>4}  {what[:90]}", flush=True)
+    return 1 if failed or missed else 0
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ async def in_no_thread(
     """Stand in for `anyio.to_thread.run_sync`: work takes virtual time before and after it is done."""
     here = world()
     here_slow = 1.0 if here.draw("slow disk", here.life) < 0.2 else 0.01
-    async with limiter or contextlib.nullcontext():  # type: ignore[union-attr]
+    async with limiter or contextlib.nullcontext():
         with anyio.CancelScope(shield=not abandon_on_cancel):
             await anyio.sleep(here_slow * here.draw("before", here.life, here.commits))
             result = func(*args)
