@@ -17,6 +17,7 @@ from engine.rows import Added, Reject, Row
 from engine.runners.base import Control, Runner
 from engine.services import MemoryCalls
 from engine.stages import row_fields
+from engine.store.blobs import DISK_ERRORS
 from engine.store.protocol import Memo, Store
 
 __all__ = ["Stream"]
@@ -135,6 +136,11 @@ class Stream(Runner):
         except (ResourceError, StageError, StoreError):
             raise
         except Exception as error:
+            if self.wired.spec.is_sink and getattr(error, "errno", None) in DISK_ERRORS:
+                raise StoreError(
+                    f"stage {self.key} cannot write: {error}. What was there is left as it was; "
+                    "once the disk is in order, run again"
+                ) from error
             raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error
         await self._end()
         return count

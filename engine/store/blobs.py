@@ -19,9 +19,9 @@ import orjson
 from engine.errors import StoreError, short_path
 from engine.rows import Artifact
 
-__all__ = ["BlobFolder", "blob_digest", "make_folder", "sync_folder"]
+__all__ = ["DISK_ERRORS", "BlobFolder", "blob_digest", "make_folder", "sync_folder"]
 
-_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE}
 """What a disk or a limit of the system does, and no row: it must not end as a dead letter."""
 _TEMPORARY = "new-"
 _NAME = re.compile("[0-9a-f]{32}")
@@ -100,7 +100,7 @@ class BlobFolder:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
-            if error.errno not in _FAULTS:
+            if error.errno not in DISK_ERRORS:
                 raise
             place = short_path(str(self.root))
             raise StoreError(f"a blob cannot be written to {place}: {error.strerror}") from error

@@ -18,6 +18,7 @@ __all__ = [
     "DATABASE",
     "Lock",
     "check_present",
+    "close",
     "file_system",
     "open_damaged",
     "open_for_reading",
@@ -195,6 +196,17 @@ def open_for_reading(path: Path) -> apsw.Connection:
             connection.close()
         raise _refusal(str(path), error) from error
     return connection
+
+
+def close(connection: apsw.Connection) -> None:
+    """Close a database. Raises StoreError where that fails; what was committed is durable."""
+    try:
+        connection.close()
+    except apsw.Error as error:
+        raise StoreError(
+            f"the store could not be closed: {error}. All that it acknowledged is kept: once the "
+            "disk is in order, run again"
+        ) from error
 
 
 def _check(connection: apsw.Connection, path: str) -> None:

@@ -19,7 +19,14 @@ from engine.store.blobs import BlobFolder
 from engine.store.calls import Calls
 from engine.store.codec import decode, dump_json, encode
 from engine.store.commits import Commits
-from engine.store.files import DATABASE, Lock, check_present, open_for_reading, open_for_writing
+from engine.store.files import (
+    DATABASE,
+    Lock,
+    check_present,
+    close,
+    open_for_reading,
+    open_for_writing,
+)
 from engine.store.protocol import Memo, RowRecord
 from engine.store.reading import Reader, order_bytes
 from engine.store.records import INLINE_BYTES, INSERT, LARGE, record_digest
@@ -54,14 +61,14 @@ class SqliteStore(Reader):
             if self.folder is None:
                 self.root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-")))
                 self._connection = writer = open_for_writing(None)
-                stack.callback(writer.close)
+                stack.callback(close, writer)
             else:
                 self.root = self.folder
                 stack.callback(Lock(self.root).release)
                 writer = open_for_writing(self.root / DATABASE)
-                stack.callback(writer.close)
+                stack.callback(close, writer)
                 self._connection = open_for_reading(self.root / DATABASE)
-                stack.callback(self._connection.close)
+                stack.callback(close, self._connection)
             self.blobs = BlobFolder(self.root / "blobs")
             self._work = self.root / "work"
             self._has_work = self._work.exists()

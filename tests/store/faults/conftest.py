@@ -10,17 +10,20 @@ import errno
 import io
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
 import apsw
 import pytest
 
 import engine
 from engine import EngineError
+from engine.runs import first_error
 from engine.testing import FakeChat
 
 FULL = os.environ.get("FAULTS") == "full"
@@ -214,8 +217,8 @@ class Fault(Watcher):
         return bool(self.path)
 
     def before(self, kind: str, path: str) -> None:
-        if kind != self.kind:
-            return
+        if kind != self.kind or not ("/.engine" in path or "/.out." in path or "/out." in path):
+            return  # the store, and what the sinks write: not the pipeline's own files
         self.count += 1
         if self.count == self.k or (self.lasting and self.count > self.k):
             self.path = self.path or path
@@ -352,6 +355,8 @@ def watched(watcher: Watcher) -> Iterator[None]:
             "unlink": "unlink",
         }.items():
             wrap(os, name, kind)
+        # What SQLite's callbacks raise while another error is on its way out has nowhere to go.
+        patch.setattr(sys, "unraisablehook", lambda told: None)
         patch.setattr(io, "open", opened)
         patch.setattr(builtins, "open", opened)
         vfs = _Vfs(watcher)
@@ -399,7 +404,7 @@ class Lab:
     """A folder with a pipeline in it that asks a chat; `paid` counts the replies."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.paid = folder, 0
+        self.folder, self.paid, self.said = folder, 0, ""
 
     def make(self) -> "Lab":
         self.folder.mkdir(parents=True)
@@ -412,16 +417,25 @@ class Lab:
         seed = request.sampling.seed
         return "no" if seed % 4 == 0 else f"reply {seed} " * (1 + seed % 50)
 
-    async def run(self) -> int:
+    async def run(self, *overrides: str) -> int:
         """Run the pipeline; return the exit code that the command line would give."""
         try:
-            async with engine.open(
-                self.folder / "p.yaml", resources={"llm": FakeChat(self._reply)}
-            ) as run:
-                return (await run.finish()).exit_code
-        except EngineError as error:
+            with anyio.fail_after(60):
+                run = engine.open(
+                    self.folder / "p.yaml", set=overrides, resources={"llm": FakeChat(self._reply)}
+                )
+                async with run:
+                    await run.finish()
+                code = run.summary.exit_code
+        except* EngineError as group:
+            error = first_error(group)
+            assert isinstance(error, EngineError)
             self.said = str(error)
-            return error.exit_code
+            code = error.exit_code
+        except* OSError as group:
+            self.said = str(first_error(group))
+            code = 4
+        return code
 
     @property
     def output(self) -> dict[str, bytes]:
