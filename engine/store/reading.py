@@ -43,14 +43,14 @@ class Reader:
         """Return the first row of a query. Raises StoreError when the database cannot be read."""
         try:
             return self._connection.execute(sql, values).fetchone()
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreError(f"the store cannot be read: {error}") from error
 
     def read_all(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query. Raises StoreError when the database cannot be read."""
         try:
             yield from self._connection.execute(sql, values)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreError(f"the store cannot be read: {error}") from error
 
     def text(self, did: bytes) -> Text:
