@@ -6,7 +6,7 @@ PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 PLUGINS = $(wildcard plugins/*)
 PROJECTS = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: run test lint types floors unit embedded bench bench-short sim sim-short kill kill-short kill-embedded docs clean
+.PHONY: run test lint types floors unit embedded bench bench-short sim sim-short kill kill-short kill-embedded disk docs clean
 
 run: $(VENV)/.light
 	$(BIN)/engine run pipelines/pink.yaml
@@ -66,6 +66,9 @@ kill-short: $(VENV)/.full
 
 kill-embedded: $(VENV)/.full
 	$(BIN)/python tests/chaos/kill.py --embedded 5
+
+disk: $(VENV)/.full
+	FAULTS=full $(BIN)/pytest tests/store/faults
 
 docs: $(VENV)/.full
 	$(BIN)/python -m engine.cli.reference docs
