@@ -28,7 +28,9 @@ def first_to_find(name: str, within: int = WITHIN) -> tuple[int | None, str]:
             try:
                 simulate(seed)
             except Exception as error:  # whatever it is: without the bug, there is none
-                return seed, f"{type(error).__name__}: {error}"
+                said = f"{type(error).__name__}: {error}"
+                assert "TypeError" not in said, f"this is no bug, but a crash: {said}"
+                return seed, said
     return None, ""
 
 

@@ -10,6 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
+from inspect import signature
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,7 @@ from engine.channels import Inbox, Item
 from engine.chat import Limiter
 from engine.chat.bound import Bound
 from engine.context import Context
-from engine.execution import Execution, Outcome
+from engine.execution import Outcome
 from engine.executor import Executor
 from engine.keys import digest, memo_key
 from engine.runners.base import Runner
@@ -39,6 +40,9 @@ def bug(name: str, target: Any, method: str) -> Callable[[Callable[..., Any]], B
 
     def register(wrong: Callable[..., Any]) -> Bug:
         right = getattr(target, method)
+        takes, wrongly = signature(right).parameters, signature(wrong).parameters
+        if not any(p.kind is p.VAR_POSITIONAL for p in wrongly.values()):
+            assert [*takes] == [*wrongly][1:], f"{name}: {method} has changed"  # not a bug: a crash
 
         def version(self: Any, *args: Any, **keywords: Any) -> Any:
             return wrong(right, self, *args, **keywords)
@@ -170,20 +174,19 @@ def _(right: Any, self: Context) -> Iterator[None]:
 # --- results ------------------------------------------------------------------------------------
 
 
-@bug("stale memo", Execution, "row_key")
-def _(right: Any, self: Execution, item: Item) -> bytes:
-    return memo_key(self.wired.fingerprint, item[0] or b"", {})
+BUGS["stale memo"] = lambda: mock.patch(
+    "engine.execution.memo_key", lambda fingerprint, row_id, _: memo_key(fingerprint, row_id, {})
+)
 
 
 @bug("a stream's memo without its input", Stream, "_memo_key")
-def _(right: Any, self: Stream) -> bytes:
-    return digest("stream", self.wired.fingerprint, "whatever it reads")
+def _(right: Any, self: Stream, fingerprint: bytes) -> bytes:
+    return digest("stream", fingerprint, "whatever it reads")
 
 
 @bug("a batch is taken for done by its first row", Batch, "_outcomes")
 async def _(right: Any, self: Batch, items: list[Item]) -> list[Outcome]:
-    assert self.store is not None
-    memos = [self.store.memo(self.execution.row_key(item)) for item in items]
+    memos = [self.execution.recall(item)[1] for item in items]
     if memos[0] is None:
         found: list[Outcome] = await right(self, items)
         return found

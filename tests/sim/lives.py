@@ -15,10 +15,10 @@ import engine
 from engine import EngineError, Summary
 from engine.loader import Document, loads
 from engine.store.protocol import RowRecord
-from tests.sim.pipelines import BATCHES, Edit, SimPipeline, Stage
+from tests.sim.pipelines import SALTED, Edit, SimPipeline, Stage
 from tests.sim.server import SimChat
 from tests.sim.stages import STAGES
-from tests.sim.world import FOREVER, Found, SimStore, World, run, simulated, tables
+from tests.sim.world import Found, SimStore, World, run, simulated, tables
 
 KINDS = ("kill", "kill", "kill", "drain", "stop", "failure", "full")
 Sinks = dict[str, list[dict[str, Any]]]
@@ -274,15 +274,13 @@ def simulate(seed: int) -> Seen:
         check_counts(made, ended)
         check_paid(here, [made])
         edited = edit(rng, made)
-        if edited is not None:
-            for plan in [*plans(rng, reference.seconds, calm.commits)[:1], Plan()]:
-                ended = live(here, edited, plan)
-                if ended.done:
-                    break
-            check_output(edited, here.sinks, None)
-            check_counts(edited, ended)
-            if edited.edit.kind != "identity":
-                check_paid(here, [made, edited])
+        for plan in [*plans(rng, reference.seconds, calm.commits)[:1], Plan()]:
+            ended = live(here, edited, plan)
+            if ended.done:
+                break
+        check_output(edited, here.sinks, None)
+        check_counts(edited, ended)
+        check_paid(here, [made, edited])
     return Seen(
         calm.hours + here.hours,
         here.kills,
@@ -294,13 +292,11 @@ def simulate(seed: int) -> Seen:
     )
 
 
-def edit(rng: random.Random, made: SimPipeline) -> SimPipeline | None:
+def edit(rng: random.Random, made: SimPipeline) -> SimPipeline:
     """Return the pipeline with one random edit."""
     sources = [m.key for m in made.made if m.use == "rows"]
     others: list[Stage] = [m for m in made.made if m.use != "rows"]
-    salted = [
-        m.key for m in others if m.use in ("cheap", "steps", "naps", "ask", "splits", "scores")
-    ]
+    salted = [m.key for m in others if m.use in SALTED]
     choices: list[Callable[[], Edit]] = [
         lambda: Edit("insert", rng.choice(sources)),
         lambda: Edit("idle", rng.choice(others).key),
@@ -311,6 +307,3 @@ def edit(rng: random.Random, made: SimPipeline) -> SimPipeline | None:
     if salted:
         choices.append(lambda: Edit("salt", rng.choice(salted)))
     return SimPipeline(made.seed, rng.choice(choices)())
-
-
-__all__ = ["BATCHES", "FOREVER", "Ended", "Plan", "Seen", "edit", "live", "simulate"]

@@ -236,8 +236,8 @@ class SimPipeline(Pipeline):
                     case "inquires":
                         calls = 0
                         for child in range(n % 3):
-                            paid[made.key, i, f"{n}|{child}"] = 1
-                paid[made.key, i, f"{n}"] = calls
+                            paid[made.key, i, f"{n}|{child}@{self.identity}"] = 1
+                paid[made.key, i, f"{n}@{self.identity}"] = calls
         return +paid
 
 

@@ -7,7 +7,6 @@ call succeeds in the end, and the output does not depend on them.
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import anyio
 
@@ -15,7 +14,7 @@ from engine import Text, resource
 from engine.chat import Answer, Endpoint, Feature, Limiter, Request
 from engine.errors import ChatError
 from engine.services import Usage
-from tests.sim.world import world
+from tests.sim.world import World, world
 
 SLOTS = 4
 BAD = ((), (0,), (0, 1), (0, 1, 2), (1,))
@@ -52,7 +51,7 @@ class SimChat(Endpoint):
     async def send(self, request: Request) -> Answer:
         here, prompt, seed = world(), str(request.messages[-1].content), request.sampling.seed
         assert seed is not None
-        call = (prompt, seed)
+        call = (f"{prompt}@{self._model}", seed)
         here.note("sent", call)
         if anyio.current_time() < here.not_before:
             here.find(f"{call} was sent while the server asked to wait")
@@ -61,7 +60,7 @@ class SimChat(Endpoint):
         with here.at_most(SLOTS, "the server"):
             here.in_flight[call] += 1
             try:
-                answer = await self._answer(here, call)
+                answer = await self._answer(here, prompt, call)
                 if not here.dead:
                     here.unseen[call] += 1
                 here.note("answered", call)
@@ -69,8 +68,8 @@ class SimChat(Endpoint):
             finally:
                 here.in_flight[call] -= 1
 
-    async def _answer(self, here: Any, call: tuple[str, int]) -> Answer:
-        prompt, seed = call
+    async def _answer(self, here: World, prompt: str, call: tuple[str, int]) -> Answer:
+        seed = call[1]
         kind, _, _, number = prompt.split("|")[:4]
         n = int(number)
         here.arrivals[here.life, *call] += 1
@@ -83,7 +82,7 @@ class SimChat(Endpoint):
         if kind == "ask" and is_poison(n):
             raise ChatError("400: no", status=400)
         if fault < 0.03:
-            asked = (0.0, 0.5, 50.0)[int(here.draw("asked", *names) * 3)]
+            asked = (0.0, 0.5, 200.0)[int(here.draw("asked", *names) * 3)]
             here.not_before = max(here.not_before, anyio.current_time() + asked)
             raise ChatError("429: too fast", retryable=True, retry_after=asked, status=429)
         if fault < 0.05:
@@ -103,11 +102,11 @@ class SimChat(Endpoint):
         await anyio.sleep(seconds / 4)
         word = "garbage" if kind == "ask" and seed in BAD[n % 5] else "good"
         value = value_of(n, seed if kind == "ask" else 0)
-        return Answer(f"{word} {value} {seed}", usage=Usage(1, 0, 1, 0.5))
+        return Answer(f"{word} {value} {seed} {self._model}", usage=Usage(1, 0, 1, 0.5))
 
 
 def seen(prompt: str, text: Text) -> int:
     """Tell the auditor that a stage has seen this reply; return its value."""
-    _, value, seed = text.split(" ")
-    world().unseen[prompt, int(seed)] = 0
+    _, value, seed, model = text.split(" ")
+    world().unseen[f"{prompt}@{model}", int(seed)] = 0
     return int(value)

@@ -10,6 +10,7 @@ do not matter. Both are private to trio; there is no public way.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import tempfile
 from collections import Counter, defaultdict
@@ -257,6 +258,7 @@ def simulated(here: World) -> Iterator[None]:
         mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         mock.patch.object(anyio.to_thread, "run_sync", in_no_thread),
         mock.patch.object(apsw, "Connection", SimConnection),
+        mock.patch.object(logging.getLogger("engine"), "disabled", True),  # long waits are told
         mock.patch.object(engine.channels, "HELD_IN_MEMORY", 3 if small else 1024),
         mock.patch.object(queue, "__defaults__", (2 if small else 1024,)),
     ):
