@@ -176,8 +176,18 @@ def raised_at(error: BaseException, package: str) -> str:
     return found
 
 
-def unwrap(error: BaseException) -> BaseException:
-    """Take the one exception out of exception groups of one; real groups stay as they are."""
+def unwrap(error: BaseException, *telling: type[BaseException]) -> BaseException:
+    """Take the one exception out of exception groups of one; real groups stay as they are.
+
+    But of a group that holds errors of the kinds `telling`, return the first one of the first kind:
+    how many of several child tasks came to raise theirs is a matter of timing.
+    """
+    for kind in telling:
+        found = error.subgroup(kind) if isinstance(error, BaseExceptionGroup) else None
+        if found is not None:
+            error = found
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

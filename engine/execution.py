@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 
 from engine.channels import Item
 from engine.context import Ancestor
@@ -33,7 +34,10 @@ from engine.store.protocol import Memo, Store
 from engine.text import Text
 from engine.wiring import needed
 
-__all__ = ["Execution", "Outcome", "rejected"]
+__all__ = ["TELLING", "Execution", "Outcome", "rejected"]
+
+TELLING = (StoreError, ResourceError, Reject, BadReply)
+"""What counts when child tasks raise several errors: what concerns every row, then verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +262,9 @@ class Execution:
             except SystemExit as error:  # a row's doing cannot end the host
                 last = RuntimeError(f"the stage raised {error!r}")
             except Exception as error:
-                last = unwrap(error)  # a child task's verdict comes in a group
+                # What a stage makes of being cancelled is no result: the run ends here.
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                last = unwrap(error, *TELLING)
                 if isinstance(last, Reject):
                     return rejected(last, attempt)
                 if isinstance(last, (ResourceError, StoreError)):

@@ -13,7 +13,7 @@ import anyio.lowlevel
 
 from engine.channels import Channel, Item, Target
 from engine.errors import StageError, unwrap
-from engine.execution import Execution, Outcome, rejected
+from engine.execution import TELLING, Execution, Outcome, rejected
 from engine.keys import child_id
 from engine.rows import Reject
 from engine.runners.base import FAIR, Control, Runner
@@ -146,7 +146,8 @@ class Map(Workers):
                     await anyio.lowlevel.checkpoint()
 
     async def _again(self, item: Item, error: BaseException) -> Outcome:
-        error = unwrap(error)
+        await anyio.lowlevel.checkpoint_if_cancelled()  # see `Execution.attempts`
+        error = unwrap(error, *TELLING)
         if isinstance(error, Reject):
             return rejected(error)
         if isinstance(error, KeyboardInterrupt):
