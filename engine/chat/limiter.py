@@ -172,15 +172,13 @@ class Limiter:
                     self._changed = anyio.Event()
                     with anyio.move_on_after(wait):
                         await self._changed.wait()
-                self.in_flight += 1
-                if self.in_flight >= self.window:
-                    self._full_at = anyio.current_time()
-                self._take(need)
-            try:
-                await ctx.gate.admit()
-            except BaseException:
-                self._leave()
-                raise
+                if not ctx.gate.closed:
+                    self.in_flight += 1
+                    if self.in_flight >= self.window:
+                        self._full_at = anyio.current_time()
+                    self._take(need)
+                    return
+            await ctx.gate.admit()  # without a slot: another run may share the endpoint
 
     def _wait(self, need: Need) -> float:
         """Return the seconds until a call may start, or infinity while no slot is free."""

@@ -298,6 +298,17 @@ async def test_behind_a_closed_gate_no_call_is_sent() -> None:
     assert ctx.counters.parked == 0
 
 
+async def test_a_call_behind_a_closed_gate_keeps_no_slot_from_other_runs() -> None:
+    limiter, server, ctx = Limiter(1), Server(), Context("s", gate=Gate())
+    ctx.gate.closed = True
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(limiter.run, server.send, ctx)
+        await anyio.wait_all_tasks_blocked()
+        assert (await limiter.run(server.send, Context("s"))).text == "ok"
+        tasks.cancel_scope.cancel()
+    assert len(server.started) == 1
+
+
 async def test_the_same_seed_waits_as_long() -> None:
     async def times(seed: int) -> list[float]:
         limiter, server = Limiter(4, patience=8), Server()
