@@ -189,7 +189,11 @@ class Executor:
         if self.store is not None:
             self.store.put_row(RowRecord(stage, row_id, order, "finished", fields, {}))
         if self._output is not None and not self._output.try_put(item):
-            await self._output.put(item)
+            try:
+                await self._output.put(item)
+            except BaseException:  # it has finished, so it can still be iterated
+                self._output.push(item)
+                raise
 
     def event(self, make: Callable[[str], Any]) -> None:
         """Tell observers; one that fails is logged, and changes nothing."""

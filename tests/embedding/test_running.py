@@ -312,6 +312,16 @@ async def test_drain_lets_what_is_in_flight_end(
     assert run.summary.status == "interrupted"
 
 
+@pytest.mark.parametrize("store", [None, ":memory:"])
+async def test_all_that_had_finished_can_be_read_after_draining(
+    plain: Path, store: str | None
+) -> None:
+    async with engine.open(plain, inputs=many(), store=store) as run:
+        await until(lambda: run.finished > 1024)  # more than there is room for
+        await run.drain()
+        assert len([row async for row in run]) == run.finished
+
+
 async def test_rows_may_be_read_after_the_stages_have_ended(plain: Path, tmp_path: Path) -> None:
     async with engine.open(plain, store=tmp_path / "store") as run:
         await until(lambda: run.summary.status == "done")
