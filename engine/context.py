@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,8 @@ class Context:
     """The `anyio.CancelScope` that holds the stage's `timeout`, if it has one."""
     make_workdir: Callable[[], Path] | None = None
     open_blobs: Blobs | None = None
+    asked: Counter[tuple[str, bytes]] = field(default_factory=Counter)
+    """How often each row has made each request, whatever the names that its chats go by."""
     _rng: random.Random | None = None
     _waiting: int = 0
 

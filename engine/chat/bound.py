@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -99,16 +98,9 @@ class Endpoint(Chat, abc.ABC):
 class Bound(Chat):
     """An endpoint as one execution of a stage sees it: its calls are booked, replayed, refused."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        ctx: Context,
-        row_id: str | None = None,
-        seen: Counter[tuple[str, bytes]] | None = None,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, ctx: Context, row_id: str | None = None) -> None:
         self._endpoint, self._ctx = endpoint, ctx
         self._row_id = ctx.row_id if row_id is None else row_id
-        self._seen = Counter() if seen is None else seen
 
     @property
     def identity(self) -> str:
@@ -138,9 +130,7 @@ class Bound(Chat):
 
     def for_row(self, row: Row) -> Chat:
         """Return the view that books its calls on `row`."""
-        # The same context, so that there is one clock, and the same counts, so that a second view
-        # of a row goes on counting where the first stopped.
-        return Bound(self._endpoint, self._ctx, row.row_id, self._seen)
+        return Bound(self._endpoint, self._ctx, row.row_id)
 
     async def complete(
         self,
@@ -205,8 +195,8 @@ class Bound(Chat):
     def _call_key(self, request: Request, key: str | None) -> bytes:
         asked = digest("request", self.identity, canonical(request.canonical()))
         if key is None:
-            occurrence = f"#{self._seen[self._row_id, asked]}"
-            self._seen[self._row_id, asked] += 1
+            occurrence = f"#{self._ctx.asked[self._row_id, asked]}"
+            self._ctx.asked[self._row_id, asked] += 1
         else:
             occurrence = f"={key}"
         return digest("call", asked, self._ctx.stage_key, self._row_id, occurrence)

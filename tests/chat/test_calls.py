@@ -110,6 +110,17 @@ async def test_views_of_rows_book_on_their_row_and_count_on() -> None:
     assert alone.text == texts[1], "the call is the row's, not the batch's"
 
 
+async def test_two_names_of_one_chat_make_two_calls_of_one_request() -> None:
+    stage = Stage(FakeChat(by_seed))
+    said = []
+    for _ in range(2):
+        first = stage.attempt()
+        second = stage.chat.bind(stage.context)
+        said.append([(await chat.complete(ask("a")))[0].text for chat in (first, second)])
+    assert said[0] == said[1]
+    assert len(set(said[0])) == len(stage.chat.requests) == 2
+
+
 async def test_seeds_depend_on_the_call_and_the_pipelines_seed() -> None:
     def seeds(chat: FakeChat) -> list[int | None]:
         return [request.sampling.seed for request in chat.requests]
