@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from engine.errors import ResourceError, StageError, StoreError
+from engine.errors import BadReply, ResourceError, StageError, StoreError
 from engine.execution import rejected
 from engine.keys import canonical, source_id
 from engine.rows import Reject, Row
@@ -107,18 +107,38 @@ class Source(Runner):
         await self.emit((row_id, order, None))
 
     async def _made(self) -> AsyncIterator[Any]:
-        execution = self.execution
-        ctx = execution.context(
-            b"", 1, self.store.calls if self.store is not None else MemoryCalls()
-        )
-        try:
-            async with contextlib.aclosing(execution.func(**await execution.keywords(ctx))) as rows:
-                async for row in rows:
-                    yield row
-        except (ResourceError, StageError, StoreError):
-            raise
-        except Exception as error:
-            raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error
+        """Yield the stage's rows; it runs again from its start where it refuses a reply.
+
+        Raises StageError once its attempts are spent, and for any other error of the stage.
+        """
+        execution, retry = self.execution, self.wired.model.retry
+        calls = self.store.calls if self.store is not None else MemoryCalls()
+        yielded = 0
+        for attempt in range(1, retry + 1):
+            ctx = execution.context(b"", attempt, calls)
+            try:
+                made = execution.func(**await execution.keywords(ctx))
+                async with contextlib.aclosing(made) as rows:
+                    ordinal = 0
+                    async for row in rows:
+                        ordinal += 1
+                        if ordinal > yielded:
+                            yielded += 1
+                            yield row
+                return
+            except BadReply as error:
+                if attempt == retry:
+                    raise StageError(
+                        self.key,
+                        "",
+                        f"it refused a reply in each of {retry} attempts, the last for "
+                        f"{error.reason!r}: with a higher `retry` it draws others",
+                    ) from error
+                self.counters.retries += 1
+            except (ResourceError, StageError, StoreError):
+                raise
+            except Exception as error:
+                raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error
 
 
 async def _nothing() -> AsyncIterator[Any]:
