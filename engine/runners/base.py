@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import anyio.lowlevel
 
 from engine.channels import Item, Outlet, Target
-from engine.errors import StageError
+from engine.errors import StageError, StoreError
 from engine.events import DeadLetter, StageEnded
 from engine.execution import Execution, Outcome
 from engine.runners.given import Given
 from engine.store.protocol import Memo, RowRecord, Store
 
-__all__ = ["FAIR", "Control", "Runner"]
+__all__ = ["FAIR", "Control", "Runner", "incomplete"]
 
 FAIR = 256
 """Rows between checkpoints of a runner that never blocks."""
@@ -199,6 +199,15 @@ class Runner:
                 "at": outcome.at,
             },
         )
+
+
+def incomplete(stage: str, row: str, what: str) -> StoreError:
+    """Return the error for a sequence in the store, recorded as whole, that lacks an entry."""
+    place = f"stage {stage}{f', row {row}' if row else ''}"
+    return StoreError(
+        f"{place}: a recorded {what} is missing, so the store is damaged: see "
+        "`engine store check FILE`, or run with --fresh"
+    )
 
 
 def excerpt(fields: Mapping[str, Any] | None) -> str:

@@ -14,7 +14,7 @@ from engine.errors import ResourceError, StageError, StoreError
 from engine.execution import Execution, Outcome, row_maker
 from engine.keys import digest
 from engine.rows import Added, Reject, Row
-from engine.runners.base import Control, Runner
+from engine.runners.base import Control, Runner, incomplete
 from engine.services import MemoryCalls
 from engine.stages import row_fields
 from engine.store.blobs import DISK_ERRORS
@@ -156,7 +156,7 @@ class Stream(Runner):
         for ordinal in range(count):
             memo = store.memo(entries, ordinal)
             if memo is None:
-                raise StageError(self.key, "", "a recorded output is incomplete; run with --fresh")
+                raise incomplete(self.key, "", "output")
             await self._apply(memo)
         await self._end()
 

@@ -16,7 +16,7 @@ from engine.errors import StageError, unwrap
 from engine.execution import TELLING, Execution, Outcome, rejected
 from engine.keys import child_id
 from engine.rows import Reject
-from engine.runners.base import FAIR, Control, Runner
+from engine.runners.base import FAIR, Control, Runner, incomplete
 from engine.store.protocol import Memo
 
 __all__ = ["Expand", "Map"]
@@ -178,9 +178,7 @@ class Expand(Workers):
                 for ordinal in range(end.count):
                     child = store.memo(key, ordinal)
                     if child is None:
-                        raise StageError(
-                            self.key, row_id.hex(), "a recorded child is missing; run with --fresh"
-                        )
+                        raise incomplete(self.key, row_id.hex(), "child")
                     await self._child(item, ordinal, child, ctx)
                 await self._parent(item, end.count, self._ending(end, key))
                 return

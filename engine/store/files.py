@@ -151,8 +151,7 @@ def open_for_writing(path: Path | None) -> apsw.Connection:
             connection.execute("DELETE FROM spool")
             connection.execute("UPDATE runs SET status='interrupted' WHERE status='running'")
     except (apsw.Error, StoreError) as error:
-        if connection is not None:
-            connection.close()
+        _abandon(connection)
         raise _refusal(name, error) from error
     return connection
 
@@ -192,10 +191,15 @@ def open_for_reading(path: Path) -> apsw.Connection:
         connection.execute("PRAGMA query_only=1")
         _check(connection, str(path))
     except (apsw.Error, StoreError) as error:
-        if connection is not None:
-            connection.close()
+        _abandon(connection)
         raise _refusal(str(path), error) from error
     return connection
+
+
+def _abandon(connection: apsw.Connection | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(apsw.Error):  # the first error is the one to tell
+            connection.close()
 
 
 def close(connection: apsw.Connection) -> None:
