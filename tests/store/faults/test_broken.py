@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.anyio
 FULL = os.environ.get("FAULTS") == "full"
-TIMES = 100 if FULL else 15
+TIMES = 100 if FULL else 6
 Fixture = Callable[..., Any]
 
 
@@ -142,7 +142,7 @@ async def test_a_disk_that_fills_costs_no_reply(
             super().before(kind, path)
 
     met = 0
-    for k in range(1, 200, 1 if FULL else 9):
+    for k in range(1, 200, 1 if FULL else 13):
         it = lab(tmp_path / f"full{k}").make()
         fills = Fills(it.folder, "write", k, errno.ENOSPC, lasting=True)
         with watch(fills):
@@ -160,7 +160,7 @@ async def test_a_disk_that_fills_costs_no_reply(
 async def test_a_disk_that_fails_for_good_costs_what_could_not_be_kept(
     tmp_path: Path, whole: Any, lab: Fixture, fault: Fixture, watch: Fixture
 ) -> None:
-    for k in range(1, 120, 1 if FULL else 9):
+    for k in range(1, 120, 1 if FULL else 13):
         it = lab(tmp_path / f"dead{k}").make()
         dies = fault(it.folder, "write", k, errno.EIO, lasting=True)
         with watch(dies):
