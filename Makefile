@@ -1,6 +1,7 @@
 # Two commands: `make run` and `make test`. Both do all their set-up, on plain pip and Python >= 3.11.
 PYTHON ?= python3
 VENV   ?= .venv
+WORKERS ?= auto
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PLUGINS = $(wildcard plugins/*)
@@ -24,7 +25,7 @@ floors: $(VENV)/.full
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.full
-	$(BIN)/pytest -m "not embedded"
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not embedded"
 
 embedded: $(VENV)/.full
 	$(BIN)/pytest -m embedded

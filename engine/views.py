@@ -259,6 +259,8 @@ def spent_line(stages: Mapping[str, Counters]) -> str:
         return ""
     cost = sum(s.cost for s in all_of)
     said = f"{calls:,} calls: {new:,} new and {cached:,} cached tokens in, {out:,} out"
+    if unmetered := sum(s.unmetered for s in all_of):
+        said += f" ({unmetered:,} calls whose tokens the server did not tell)"
     return said + (f", cost {cost:.4f}" if cost else "")
 
 

@@ -77,5 +77,5 @@ def test_its_table_of_options_is_the_signature() -> None:
 
 def test_its_links_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+\.md)", PAGE.read_text("utf-8"))
-    assert len(links) == 3
+    assert len(links) == 4
     assert [link for link in links if not (PAGE.parent / link).exists()] == []
