@@ -128,9 +128,9 @@ def _(right: Any, self: Any, request: Any, key: str | None) -> bytes:
 
 
 @bug("occurrences counted over all executions", Bound, "__init__")
-def _(right: Any, self: Any, endpoint: Any, ctx: Any, row_id: Any = None, seen: Any = None) -> None:
-    counts = endpoint.__dict__.setdefault("counts", Counter())
-    right(self, endpoint, ctx, row_id, counts)
+def _(right: Any, self: Any, endpoint: Any, ctx: Any, row_id: Any = None) -> None:
+    ctx.asked = endpoint.__dict__.setdefault("counts", Counter())
+    right(self, endpoint, ctx, row_id)
 
 
 @bug("refusals of an earlier run are heeded", Calls, "refusals")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -274,7 +273,6 @@ def simulated(here: World) -> Iterator[None]:
 def run(here: World, main: Callable[[], Awaitable[None]]) -> None:
     """Run a life under virtual time. Raises Found if it hangs."""
     scheduler._r.seed(f"{here.seed}/{here.life}")
-    random.seed(f"{here.seed}/{here.life}")  # tenacity's jitter
 
     async def watched() -> None:
         with anyio.move_on_after(FOREVER) as watch:
