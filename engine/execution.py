@@ -262,8 +262,7 @@ class Execution:
             except SystemExit as error:  # a row's doing cannot end the host
                 last = RuntimeError(f"the stage raised {error!r}")
             except Exception as error:
-                # What a stage makes of being cancelled is no result: the run ends here.
-                await anyio.lowlevel.checkpoint_if_cancelled()
+                await self.not_cancelled()
                 last = unwrap(error, *TELLING)
                 if isinstance(last, Reject):
                     return rejected(last, attempt)
@@ -282,6 +281,14 @@ class Execution:
             return Outcome("reject", {}, last.reason, attempts=retry)
         at = raised_at(last, self.func.__module__.partition(".")[0]) if last is not None else ""
         return Outcome("dead", {}, error=last, attempts=retry, cost=cost, at=at)
+
+    async def not_cancelled(self) -> None:
+        """Go on with the cancellation that a stage made an error of: it is no result of the row.
+
+        With `on_error: fail` the error is told: no row dies of it.
+        """
+        if self.wired.model.on_error != "fail":
+            await anyio.lowlevel.checkpoint_if_cancelled()
 
     async def map(self, item: Item, failed: Exception | None = None) -> Outcome:
         """Run a map on one row; `failed` as in `attempts`."""

@@ -146,7 +146,7 @@ class Map(Workers):
                     await anyio.lowlevel.checkpoint()
 
     async def _again(self, item: Item, error: BaseException) -> Outcome:
-        await anyio.lowlevel.checkpoint_if_cancelled()  # see `Execution.attempts`
+        await self.execution.not_cancelled()
         error = unwrap(error, *TELLING)
         if isinstance(error, Reject):
             return rejected(error)
