@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
 
@@ -128,6 +128,7 @@ async def _watched(
 
 
 async def _print_rows(run: Run, stdout: TextIO) -> None:
+    import anyio.to_thread
     import orjson
 
     from engine.cli import escaped
@@ -143,8 +144,16 @@ async def _print_rows(run: Run, stdout: TextIO) -> None:
             line = json.dumps(record).encode()
         if stdout.isatty():  # a file gets the rows as they are; a terminal must not obey them
             line = escaped(line.decode()).encode()
-        stdout.buffer.write(line + b"\n")
-        stdout.buffer.flush()
+        try:  # in a thread: a reader that takes its time must hold up no call, and no signal
+            await anyio.to_thread.run_sync(_print_line, stdout.buffer, line + b"\n")
+        except BrokenPipeError:  # it left: what is in flight is paid
+            await run.drain()
+            raise
+
+
+def _print_line(stdout: BinaryIO, line: bytes) -> None:
+    stdout.write(line)
+    stdout.flush()
 
 
 async def _heed(

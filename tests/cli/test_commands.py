@@ -1,11 +1,13 @@
 """The command line as a person or a script meets it: exit codes, stdout for data, stderr for talk."""
 
+import fcntl
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +75,15 @@ async def slow(n: int, *, ctx: Context, gate: str) -> Word:
     (folder / f"started {n}").touch()
     while not (folder / "go").exists():
         await anyio.sleep(0.01)
+    return Word(Text(str(n)))
+
+
+@stage("t.until_drained")
+async def until_drained(n: int, *, ctx: Context, gate: str) -> Word:
+    (pathlib.Path(gate) / f"started {n}").touch()
+    while not ctx.gate.closed:
+        await anyio.sleep(0.01)
+    (pathlib.Path(gate) / f"ended {n}").touch()
     return Word(Text(str(n)))
 """
 
@@ -279,6 +290,42 @@ def test_a_reader_that_leaves_is_no_error(pipeline: Write) -> None:
     assert done.stderr == ""
 
 
+def test_what_is_in_flight_ends_when_the_reader_leaves(pipeline: Write, tmp_path: Path) -> None:
+    path = pipeline(
+        """
+stages:
+  numbers: {use: ./stages.py:numbers, with: {count: 3000}}
+  word: {use: ./stages.py:word}
+  held: {use: ./stages.py:until_drained, from: numbers, concurrency: 2, with: {gate: GATE}}
+""".replace("GATE", str(tmp_path)),
+        stages=STAGES,
+    )
+    with started(path, "-q", stdout=subprocess.PIPE) as running:
+        wait_until(lambda: len(list(tmp_path.glob("started *"))) == 2)
+        running.stdout.close()  # type: ignore[union-attr]
+        assert running.wait(timeout=30) == 0
+    assert len(list(tmp_path.glob("ended *"))) == 2
+
+
+def test_a_reader_that_stops_reading_holds_up_no_signal(pipeline: Write) -> None:
+    path = pipeline(
+        "stages: {numbers: {use: './stages.py:numbers', with: {count: 5000}}}", stages=STAGES
+    )
+    with started(path, stdout=subprocess.PIPE) as running:
+        stdout, unread = running.stdout, bytearray(4)
+        assert stdout is not None
+
+        def full() -> bool:
+            fcntl.ioctl(stdout, termios.FIONREAD, unread)
+            return int.from_bytes(unread, sys.byteorder) > 60_000
+
+        wait_until(full)
+        running.send_signal(signal.SIGINT)
+        wait_for(running, "stopping")
+        stdout.read()
+        assert running.wait(timeout=30) == 130
+
+
 def test_stdout_that_cannot_be_written_is_one_line(pipeline: Write) -> None:
     path = pipeline(PRINTS, stages=STAGES)
     with Path("/dev/full").open("w") as full:
@@ -297,9 +344,9 @@ def test_what_a_stage_prints_is_talk(pipeline: Write) -> None:
     assert done.stderr.count("noise") == 3
 
 
-def started(path: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "engine", "run", str(path)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def started(path: Path, *options: str, stdout: int | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "engine", "run", *options, str(path)]
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(running: subprocess.Popen[str], words: str) -> None:
