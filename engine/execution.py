@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import anyio
 import anyio.lowlevel
 
+from engine.arguments import arguments, is_text
 from engine.channels import Item
 from engine.context import Ancestor
 from engine.errors import (
@@ -26,9 +26,9 @@ from engine.errors import (
 from engine.keys import memo_key
 from engine.pipeline import Pipeline, WiredStage
 from engine.pool import ResourcePool
-from engine.rows import Reject, Row
-from engine.services import Counters, Gate, MemoryCalls
-from engine.stages import Context, Read, row_fields, strip_annotated
+from engine.rows import Reject
+from engine.services import CallRecords, Counters, Gate, MemoryCalls
+from engine.stages import Context, row_fields
 from engine.store.codec import encode
 from engine.store.protocol import Memo, Store
 from engine.text import Text
@@ -58,9 +58,6 @@ class Outcome:
     """The memo key that it is recorded under, where the row is dead."""
 
 
-Args = Callable[[Mapping[str, Any]], tuple[Any, ...]]
-
-
 class Execution:
     """A wired stage, compiled: how it is called, what it reads and adds, how it is memoised."""
 
@@ -85,7 +82,7 @@ class Execution:
         """Under which results are looked for: the stage's own, then older ones that it accepts."""
         self.rename = dict(wired.model.give)
         self.texts = _text_fields(wired)
-        self.args = _arguments(wired)
+        self.args = arguments(wired)
         self.limiter = limits[wired.model.limit] if wired.model.limit else None
         self._names = {r.name: wired.taken(r.name) for r in self.spec.reads}
         self._holders: set[int] = set()  # ids of contexts
@@ -166,6 +163,10 @@ class Execution:
 
     # --- calling it ---------------------------------------------------------------------------
 
+    def calls(self) -> CallRecords:
+        """Return the store's call records, or new ones, which no store keeps."""
+        return self.store.calls if self.store is not None else MemoryCalls()
+
     def context(self, row_id: bytes, attempt: int, calls: Any, rows: int = 1) -> Context:
         """Return the context of one attempt, which holds `rows` rows."""
         store = self.store
@@ -239,13 +240,15 @@ class Execution:
         key: bytes | None = None,
         failed: Exception | None = None,
         rows: int = 1,
+        calls: CallRecords | None = None,
     ) -> Outcome:
         """Run `once` until it gives fields, rejects, or the attempts are spent.
 
         `failed` is the error of a first attempt that has been made already; `rows` are how many
-        rows wait while an attempt waits.
+        rows wait while an attempt waits, and `calls` what was paid for before, if that is not a
+        matter of these attempts alone.
         """
-        calls = self.store.calls if self.store is not None else MemoryCalls()
+        calls = self.calls() if calls is None else calls
         last: BaseException | None = failed
         cost = 0.0
         retry = self.wired.model.retry
@@ -329,72 +332,4 @@ def _text_fields(wired: WiredStage) -> frozenset[str]:
     """Return the added fields that are declared as Text."""
     if wired.spec.adds is None:
         return frozenset()
-    return frozenset(r.name for r in row_fields(wired.spec.adds) if _is_text(r.type))
-
-
-def _is_text(hint: Any) -> bool:
-    return strip_annotated(hint) is Text
-
-
-def _arguments(wired: WiredStage) -> Args:
-    """Return the function that takes positional arguments out of a row's fields."""
-    spec = wired.spec
-    fields = wired.inputs.get("", {})
-    plain = all(
-        r.required and not (_is_text(r.type) and not _is_text(fields.get(wired.taken(r.name))))
-        for r in spec.reads
-    )
-    if not spec.row_parameters and plain:
-        names = [wired.taken(r.name) for r in spec.reads]
-        if len(names) == 1:
-            (name,) = names
-            return lambda row: (row[name],)
-        return operator.itemgetter(*names) if names else lambda row: ()
-    makers = [
-        _row_maker(wired, spec.row_parameters[name])
-        if name in spec.row_parameters
-        else _value_maker(wired, next(r for r in spec.reads if r.name == name))
-        for name in spec.positionals
-    ]
-    return lambda row: tuple(make(row) for make in makers)
-
-
-def _value_maker(wired: WiredStage, read: Read) -> Callable[[Mapping[str, Any]], Any]:
-    name, default, text = wired.taken(read.name), read.default, _is_text(read.type)
-
-    def value(row: Mapping[str, Any]) -> Any:
-        found = row[name] if read.required else row.get(name, default)
-        return Text(found) if text and type(found) is str else found
-
-    return value
-
-
-def _row_maker(wired: WiredStage, cls: type[Row]) -> Callable[[Mapping[str, Any]], Row]:
-    make = row_maker(wired, cls)
-    return lambda row: make(row, b"", ())
-
-
-def row_maker(
-    wired: WiredStage, cls: type[Row]
-) -> Callable[[Mapping[str, Any], bytes, tuple[int, ...]], Row]:
-    """Return the function that makes a stage's row type from a row's fields."""
-    declared = row_fields(cls)
-    renamed = {r.name: wired.taken(r.name) for r in declared if wired.taken(r.name) != r.name}
-    texts = [r.name for r in declared if _is_text(r.type)]
-    defaults = {r.name: r.default for r in declared if not r.required}
-    # It holds its declared fields alone: what could be read besides would escape the memo key.
-    names = {r.name for r in declared} | {wired.taken(r.name) for r in declared}
-
-    def make(row: Mapping[str, Any], row_id: bytes, order: tuple[int, ...]) -> Row:
-        if cls is not Row:
-            row = {n: row[n] for n in names if n in row}
-        values = {**defaults, **row} if defaults else dict(row)
-        for own, name in renamed.items():
-            if name in row:
-                values[own] = row[name]
-        for name in texts:
-            if type(values.get(name)) is str:
-                values[name] = Text(values[name])
-        return cls.of(values, row_id, order)
-
-    return make
+    return frozenset(r.name for r in row_fields(wired.spec.adds) if is_text(r.type))

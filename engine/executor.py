@@ -60,7 +60,7 @@ class Executor:
         self.ended = False
         self.gate = Gate(self._spent)
         self._failed = anyio.Event()
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
         self._output = output
         self._events = pipeline.plugins.manager.hook.engine_event
 
@@ -97,16 +97,16 @@ class Executor:
                     for runner in runners.values():
                         runner.start()
                 watched.cancel_scope.cancel()
-            if self._failure is not None:
-                raise self._failure
+            if self.failure is not None:
+                raise self.failure
 
     def fail(self, error: BaseException) -> None:
         """End the run by this error, once the calls in flight have ended: they are paid."""
         error = first_error(error)
-        if self._failure is None:
-            self._failure = error
-        elif str(error) != str(self._failure):
-            self._failure.add_note(f"also: {type(error).__name__}: {error}")
+        if self.failure is None:
+            self.failure = error
+        elif str(error) != str(self.failure):
+            self.failure.add_note(f"also: {type(error).__name__}: {error}")
         self.draining = self.gate.closed = True
         self._failed.set()
 

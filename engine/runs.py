@@ -173,6 +173,8 @@ class Run:
             self._error = first_error(error)
             self._status = "failed"
         finally:
+            if self._executor.failure is not None and self._error is None:
+                self._error, self._status = self._executor.failure, "failed"  # and then stopped
             self._executor.ended = True
             self._ended = anyio.current_time()
             self._output.close()

@@ -121,7 +121,7 @@ async def _watched(
     finally:
         if not quiet and run.started:
             print_summary(run.summary)
-    if stopped:
+    if stopped and run.summary.status == "interrupted":  # else it ended before it could be
         click.echo(f"engine: stopped; this goes on from here:\n{again}", err=True)
         return 128 + stopped[0]
     return summary.exit_code if summary is not None else 1

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from engine.accounting import Summary
     from engine.services import Counters
 
+ITEMS = 20  # reasons of a stage
+
 __all__ = ["plain_table", "print_summary", "spent_table"]
 
 
@@ -68,12 +70,14 @@ def print_summary(summary: Summary) -> None:
             console.print(
                 Text(f"{key}: {count} lone surrogates in {field!r} were written as U+FFFD")
             )
-        for reason, count in c.reasons.most_common():
+        for reason, count in c.reasons.most_common(ITEMS):
             console.print(Text(f"{key}: {count} x {visible(reason)}", style="yellow"))
             for example in c.examples.get(reason, ()):
                 if example:
                     console.print(
                         Text(f"    {visible(example).replace(chr(10), ' ')[:160]}", style="dim")
                     )
+        if (left := len(c.reasons) - ITEMS) > 0:
+            console.print(Text(f"{key}: … {left:,} more reasons: `engine inspect` lists the rows"))
     if summary.error:
         console.print(Text(visible(summary.error), style="red"))

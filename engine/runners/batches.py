@@ -8,11 +8,13 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from engine.arguments import row_maker
 from engine.channels import Inbox, Item, Target
 from engine.errors import StageError
-from engine.execution import Execution, Outcome, rejected, row_maker
+from engine.execution import Execution, Outcome, rejected
 from engine.rows import Reject
 from engine.runners.base import Control, Runner
+from engine.services import CallRecords
 
 __all__ = ["Batch"]
 
@@ -85,9 +87,12 @@ class Batch(Runner):
         }
         return [self.remembered(*dead[i]) if i in dead else ran[i] for i in range(len(items))]
 
-    async def _halved(self, items: list[Item], waiting: int) -> list[Outcome]:
+    async def _halved(
+        self, items: list[Item], waiting: int, calls: CallRecords | None = None
+    ) -> list[Outcome]:
         """Run the stage on the rows, or on ever smaller parts; `waiting` rows wait for the end."""
         execution = self.execution
+        calls = execution.calls() if calls is None else calls
         outs: list[Any] = []
 
         async def once(ctx: Any) -> Mapping[str, Any]:
@@ -100,13 +105,13 @@ class Batch(Runner):
             return {}
 
         first = items[0][0] or b""
-        outcome = await execution.attempts(first, once, rows=waiting)
+        outcome = await execution.attempts(first, once, rows=waiting, calls=calls)
         if outcome.kind != "row":
             if len(items) == 1:
                 return [outcome]
             middle = len(items) // 2
             halves = items[:middle], items[middle:]
-            return [o for half in halves for o in await self._halved(half, waiting)]
+            return [o for half in halves for o in await self._halved(half, waiting, calls)]
         return [self._one(out, item) for out, item in zip(outs, items, strict=True)]
 
     def _one(self, out: Any, item: Item) -> Outcome:

@@ -15,7 +15,6 @@ from engine.execution import rejected
 from engine.keys import canonical, source_id
 from engine.rows import Reject, Row
 from engine.runners.base import FAIR, Runner
-from engine.services import MemoryCalls
 from engine.store.codec import encode
 
 __all__ = ["Source"]
@@ -112,7 +111,7 @@ class Source(Runner):
         Raises StageError once its attempts are spent, and for any other error of the stage.
         """
         execution, retry = self.execution, self.wired.model.retry
-        calls = self.store.calls if self.store is not None else MemoryCalls()
+        calls = execution.calls()
         yielded = 0
         for attempt in range(1, retry + 1):
             ctx = execution.context(b"", attempt, calls)

@@ -9,13 +9,13 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from engine.arguments import row_maker
 from engine.channels import Inbox, Item, Target
 from engine.errors import ResourceError, StageError, StoreError
-from engine.execution import Execution, Outcome, row_maker
+from engine.execution import Execution, Outcome
 from engine.keys import digest
 from engine.rows import Added, Reject, Row
 from engine.runners.base import Control, Runner, incomplete
-from engine.services import MemoryCalls
 from engine.stages import row_fields
 from engine.store.blobs import DISK_ERRORS
 from engine.store.protocol import Memo, Store
@@ -106,9 +106,7 @@ class Stream(Runner):
 
     async def _fresh(self, store: Store | None, entries: bytes) -> int:
         execution, count = self.execution, 0
-        ctx = execution.context(
-            b"", 1, self.store.calls if self.store is not None else MemoryCalls()
-        )
+        ctx = execution.context(b"", 1, execution.calls())
         if self.store is not None:
             held = self.store
             ctx.make_workdir = lambda: held.workdir(self.wired.fingerprint)

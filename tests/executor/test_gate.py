@@ -201,3 +201,48 @@ async def test_a_dead_letter_says_where_it_was_raised(
     store.close()
     assert letter.note["at"] in example
     assert (letter.note["class"], letter.note["attempts"]) == ("ValueError", 1)
+
+
+@pytest.mark.parametrize("store", [None, ":memory:"])
+async def test_a_batch_that_is_halved_pays_for_no_call_again(
+    pipeline: Write, store: str | None
+) -> None:
+    path = pipeline(PIPELINE)
+    chat = Held()
+    poison = [
+        "stages.ask.use=g.ask_and_fail",
+        "stages.ask.batch=4",
+        "stages.ask.concurrency=1",
+        "stages.ask.with={llm: llm}",
+        "stages.numbers.with.count=4",
+        "stages.ask.retry=1",
+    ]
+    plugins = [*STAGES, ask_and_fail]
+    async with engine.open(
+        path, set=poison, plugins=plugins, resources={"llm": chat}, store=store
+    ) as run:
+        summary = await run.finish()
+    assert (summary.finished, summary.dead) == (3, 1)
+    assert sorted(chat.asked) == ["0 0", "1 0", "2 0", "3 0"]
+
+
+async def test_a_second_signal_does_not_hide_why_the_run_ends(
+    go: Callable[..., engine.Run],
+) -> None:
+    chat = Held(hold=3)
+    with pytest.raises(engine.StoreError, match="no space"):
+        async with go(chat) as run:
+            await chat.waits.wait()
+            run.store.on_trouble(engine.StoreError("no space"))
+            await anyio.wait_all_tasks_blocked()
+            run.stop()
+            await run.finish()
+    assert (run.summary.status, run.summary.exit_code) == ("failed", 4)
+
+
+@stage("g.ask_and_fail")
+async def ask_and_fail(rows: Sequence[Number], *, llm: Chat) -> list[Said | Reject]:
+    said = [Said((await llm.for_row(row).complete(_ask(row.n)))[0].text) for row in rows]
+    if any(row.n == 2 for row in rows):
+        raise ValueError("two")
+    return said
