@@ -57,6 +57,7 @@ CREATE TABLE rows (run INT, fate TEXT, stage TEXT, row BLOB, place BLOB, body BL
     digest BLOB, PRIMARY KEY (run, fate, stage, row));
 CREATE TABLE spool (place TEXT, row BLOB, body BLOB, digest BLOB, PRIMARY KEY (place, row));
 """
+_TABLES = {table.strip().encode() for table in _SCHEMA.split(";") if table.strip()}
 
 
 class Lock:
@@ -216,6 +217,9 @@ def close(connection: apsw.Connection) -> None:
 def _check(connection: apsw.Connection, path: str) -> None:
     version = connection.execute("SELECT value FROM meta WHERE name='version'").get
     if version == VERSION:
+        made = "SELECT CAST(sql AS BLOB) FROM sqlite_master WHERE type='table'"
+        if {sql for (sql,) in connection.execute(made)} != _TABLES:
+            raise apsw.CorruptError("its tables are not those of a store")
         return
     newer = isinstance(version, int) and version > VERSION
     found = "was written by a newer engine" if newer else "is older than the first release"

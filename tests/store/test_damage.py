@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine import Text
@@ -94,6 +94,7 @@ async def test_a_row_that_waits_is_checked_too(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**30), st.integers(0, 7))
+@example(3447, 3)  # a comma of the tables' definitions
 def test_a_flipped_bit_is_never_taken_for_a_result(
     tmp_path_factory: Any, place: int, bit: int
 ) -> None:
