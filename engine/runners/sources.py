@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from engine.errors import BadReply, ResourceError, StageError, StoreError
-from engine.execution import rejected
+from engine.errors import BadReply, ResourceError, StageError, StoreError, unwrap
+from engine.execution import TELLING, rejected
 from engine.keys import canonical, source_id
 from engine.rows import Reject, Row
 from engine.runners.base import FAIR, Runner
@@ -125,7 +125,13 @@ class Source(Runner):
                             yielded += 1
                             yield row
                 return
-            except BadReply as error:
+            except Exception as raised:
+                error = unwrap(raised, *TELLING)
+                if isinstance(error, (ResourceError, StageError, StoreError)):
+                    raise error from None
+                if not isinstance(error, BadReply):
+                    said = f"{type(error).__name__}: {error}"
+                    raise StageError(self.key, "", said) from error
                 if attempt == retry:
                     raise StageError(
                         self.key,
@@ -134,10 +140,6 @@ class Source(Runner):
                         f"{error.reason!r}: with a higher `retry` it draws others",
                     ) from error
                 self.counters.retries += 1
-            except (ResourceError, StageError, StoreError):
-                raise
-            except Exception as error:
-                raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error
 
 
 async def _nothing() -> AsyncIterator[Any]:

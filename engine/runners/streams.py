@@ -11,8 +11,8 @@ import anyio.lowlevel
 
 from engine.arguments import row_maker
 from engine.channels import Inbox, Item, Target
-from engine.errors import ResourceError, StageError, StoreError
-from engine.execution import Execution, Outcome
+from engine.errors import ResourceError, StageError, StoreError, unwrap
+from engine.execution import TELLING, Execution, Outcome
 from engine.keys import digest
 from engine.rows import Added, Reject, Row
 from engine.runners.base import Control, Runner, incomplete
@@ -131,9 +131,10 @@ class Stream(Runner):
                 for rows in inputs:
                     async for _ in rows:  # a stream may stop early: the rest is consumed
                         pass
-        except (ResourceError, StageError, StoreError):
-            raise
-        except Exception as error:
+        except Exception as raised:
+            error = unwrap(raised, *TELLING)
+            if isinstance(error, (ResourceError, StageError, StoreError)):
+                raise error from None
             if self.wired.spec.is_sink and getattr(error, "errno", None) in DISK_ERRORS:
                 raise StoreError(
                     f"stage {self.key} cannot write: {error}. What was there is left as it was; "

@@ -1,6 +1,6 @@
 """However a run ends early, the calls in flight end first: they are paid, and their replies kept."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -246,3 +246,24 @@ async def ask_and_fail(rows: Sequence[Number], *, llm: Chat) -> list[Said | Reje
     if any(row.n == 2 for row in rows):
         raise ValueError("two")
     return said
+
+
+@stage("g.ask_at_once")
+async def ask_at_once(rows: AsyncIterable[Number], *, llm: Chat) -> AsyncIterator[Number]:
+    async for row in rows:
+        async with anyio.create_task_group() as tasks:
+            for n in range(2):
+                tasks.start_soon(llm.complete, _ask(n))
+        yield row
+
+
+async def test_child_tasks_of_a_stream_that_meet_a_refused_key_say_so(
+    pipeline: Write,
+) -> None:
+    path = pipeline(PIPELINE)
+    chat = Held(hold=0, error=ResourceError("the key is wrong"))
+    use = ["stages.ask={use: g.ask_at_once, with: {llm: llm}}"]
+    with pytest.raises(ResourceError, match="the key is wrong"):
+        await engine.run(
+            path, set=use, plugins=[*STAGES, ask_at_once], resources={"llm": chat}, store=None
+        )
