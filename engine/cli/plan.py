@@ -83,7 +83,7 @@ def _show(console: Console, plan: Plan) -> None:
         head.append(": there is no store yet: this would be the first run", "")
     else:
         status = "did not end" if plan.status == "running" else f"was {plan.status}"
-        status = "is done" if plan.status == "done" else status
+        status = {"done": "is done", "failed": "failed"}.get(plan.status, status)
         head.append(f": would go on from run {plan.run}, which {status}", "")
     console.print(head)
     grid(console, COLUMNS, [_numbers(key, stage) for key, stage in plan.stages.items()])
