@@ -107,7 +107,8 @@ class PipelineModel(_Model):
     """More dead letters than this make the exit code 3."""
     max_cost: PositiveFloat | None = None
     """Once the calls of a run have cost this much, in the currency of `prices`, no more are made:
-    those in flight end and are kept, and the run ends with exit code 1. A later run pays anew."""
+    those in flight end and are kept, and the run ends with exit code 1. Each run counts from
+    nothing; what is stored is not paid again."""
     count_by: tuple[str, ...] = ()
     """Fields of finished rows whose values the summary counts, such as `origin`."""
     resources: dict[str, ResourceModel] = {}
