@@ -179,12 +179,13 @@ def _plain(value: Any) -> Any:
 def code_digest(func: Callable[..., Any]) -> bytes:
     """Return a digest of the sources of the package that defines a stage, docstrings aside.
 
-    Prompt files (`prompts/` in the package) count too. A function without a file (a notebook's)
-    counts by its own source, or if that is lost, by its code.
+    Prompt files (`prompts/` in the package, or beside a single file) count too. A function without
+    a file (a notebook's) counts by its own source, or if that is lost, by its code.
     """
     parts = code_parts(func)
-    if _package(func) is None:  # one source: its name does not count
-        return digest("code", *parts.values())
+    if _package(func) is None:  # the name of the source does not count; those of its prompts do
+        (_, source), *prompts = parts.items()
+        return digest("code", source, *(part for item in prompts for part in item))
     return digest("package", *(part for item in parts.items() for part in item))
 
 
@@ -196,7 +197,8 @@ def code_parts(func: Callable[..., Any]) -> Mapping[str, bytes]:
         return _package_parts(package)
     file = getattr(sys.modules.get(func.__module__), "__file__", None)
     if file is not None and Path(file).is_file():
-        return {Path(file).name: _source_digest(Path(file).read_bytes())}
+        source = {Path(file).name: _source_digest(Path(file).read_bytes())}
+        return {**source, **_package_parts(str(Path(file).parent / "prompts"), "prompts/")}
     return {f"function {func.__name__}": _function_digest(func)}
 
 
@@ -215,16 +217,17 @@ def _package(func: Callable[..., Any]) -> str | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _package_parts(root: str) -> Mapping[str, bytes]:
+def _package_parts(root: str, within: str = "") -> Mapping[str, bytes]:
+    """Return the digests of the sources and prompt files in a folder, named after `within`."""
     folder, parts = Path(root), dict[str, bytes]()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if "__pycache__" in inside.parts or path.name.startswith(".") or not path.is_file():
             continue
         if path.suffix == ".py":
-            parts[inside.as_posix()] = _source_digest(path.read_bytes())
-        elif "prompts" in inside.parts:
-            parts[inside.as_posix()] = digest("file", path.read_bytes())
+            parts[within + inside.as_posix()] = _source_digest(path.read_bytes())
+        elif within or "prompts" in inside.parts:
+            parts[within + inside.as_posix()] = digest("file", path.read_bytes())
     return parts
 
 

@@ -96,7 +96,8 @@ class PipelineModel(_Model):
     """The pipeline's name: letters, digits, `_`, `.`, `-`, at most 64. Its store is
     `.engine/<name>/` beside the file."""
     seed: NonNegativeInt = 0
-    """The seed of all randomness: `ctx.rng`, and the sampling seed of each model call."""
+    """The seed of all randomness: `ctx.rng`, and the sampling seed of each model call. A reply that
+    is stored stays: with another seed, `--fresh` draws new ones."""
     plugins: tuple[str, ...] = ()
     """Plugins to load besides those that `use:` names; such as observe events."""
     limits: LimitsModel = LimitsModel()

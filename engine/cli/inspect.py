@@ -149,7 +149,8 @@ def _show_run(console: Console, run: Mapping[str, Any]) -> None:
         rows = [_numbers(key, stage) for key, stage in run["stages"].items()]
         grid(console, columns, rows)
     else:
-        console.print(Text("It was killed: of its stages, this is known by the rows alone.", "dim"))
+        ended = "It was killed" if run["pid"] is None else "It has not ended"
+        console.print(Text(f"{ended}: of its stages, this is known by the rows alone.", "dim"))
         counts = [
             (key, stage.get("finished"), stage.get("rejected"), stage.get("dead"))
             for key, stage in run["stages"].items()

@@ -82,8 +82,8 @@ def _show(console: Console, plan: Plan) -> None:
     if plan.run is None:
         head.append(": there is no store yet: this would be the first run", "")
     else:
-        status = "did not end" if plan.status == "running" else f"was {plan.status}"
-        status = {"done": "is done", "failed": "failed"}.get(plan.status, status)
+        said = {"done": "is done", "failed": "failed", "running": "did not end"}
+        status = said.get(plan.status or "", f"was {plan.status}")
         head.append(f": would go on from run {plan.run}, which {status}", "")
     console.print(head)
     grid(console, COLUMNS, [_numbers(key, stage) for key, stage in plan.stages.items()])

@@ -27,17 +27,17 @@ def _redrive(run: str, stage: str | None, dry_run: bool, **options: Any) -> int:
     paid for is in the store, and is not paid for again. RUN is FILE or FILE@ID.
     """
     with opened(run) as past:
-        keys, told = _dead(past, past.run, stage)
+        keys, others, told = _dead(past, past.run, stage)
         file = past.file
     click.echo(f"engine: {told}", err=True)
-    if dry_run or not keys:
+    if dry_run or not (keys or others):
         return 0
     context = click.get_current_context()
     return int(context.invoke(run_command, file=file, fresh=False, redrive=keys, **options))
 
 
-def _dead(past: Past, record: RunRecord, stage: str | None) -> tuple[list[bytes], str]:
-    """Return the memo keys of the dead letters that can be tried again, and a line on them."""
+def _dead(past: Past, record: RunRecord, stage: str | None) -> tuple[list[bytes], int, str]:
+    """Return the memo keys of the dead letters to forget, how many others, and a line on them."""
     from engine.errors import InputError, nearest
 
     if record.generation != past.store.generation:
@@ -63,7 +63,7 @@ def _dead(past: Past, record: RunRecord, stage: str | None) -> tuple[list[bytes]
     told = f"run {record.id}: {_letters(len(keys))} to try again" + (f" ({where})" if keys else "")
     if gone:
         told += f"; {_letters(gone)} that any run tries again, or has tried since"
-    return keys, visible(told)
+    return keys, gone, visible(told)
 
 
 def _letters(count: int) -> str:

@@ -79,5 +79,3 @@ def print_summary(summary: Summary) -> None:
                     )
         if (left := len(c.reasons) - ITEMS) > 0:
             console.print(Text(f"{key}: … {left:,} more reasons: `engine inspect` lists the rows"))
-    if summary.error:
-        console.print(Text(visible(summary.error), style="red"))

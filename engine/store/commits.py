@@ -125,7 +125,7 @@ class Commits:
 
     def _check(self) -> None:
         if self._failed is not None:
-            raise _told(self._failed)
+            raise _told(self._failed, self._lost)
 
     async def _commit_queue(self) -> None:
         self._wake = anyio.Event()
@@ -142,7 +142,7 @@ class Commits:
             self.backlog -= size
             self._current.set()
         if (self._full, self._failed) != before:
-            self._tell(_told(self._failed))
+            self._tell(_told(self._failed, self._lost))
 
     def _commit(self, group: Sequence[_Statement], after: Sequence[Callable[[], None]]) -> None:
         try:
@@ -187,16 +187,20 @@ class Commits:
                 raise
 
 
-def _told(failed: Exception | None) -> StoreError:
-    """Return what a run is told: of a store that has failed, or of one that is full."""
+def _told(failed: Exception | None, lost: Exception | None) -> StoreError:
+    """Return what a run is told: of a store that has failed, or of one that is full.
+
+    `lost` is why replies in flight could not be kept, if so.
+    """
     if failed is None:
         return StoreError(
             "the disk is full: what was being written is kept, in the room that was reserved for "
             "it. Make room and run again: it goes on where it ended"
         )
     error = StoreError(
-        f"the store failed: {failed}. All that it acknowledged is kept: once the disk is in order "
-        "(`engine store check FILE`), run again"
+        f"the store failed: {failed}. All that it acknowledged is kept"
+        + ("; replies that were in flight are lost, and paid for again" if lost else "")
+        + ": once the disk is in order (`engine store check FILE`), run again"
     )
     error.__cause__ = failed
     return error

@@ -240,7 +240,10 @@ def _refusal(path: str, error: Exception) -> StoreError:
             "saves what can be read"
         )
     if isinstance(error, (apsw.NotADBError, apsw.SQLError)):
-        return StoreError(f"{name} is not a store of the engine, or its head is damaged: {error}")
+        return StoreError(
+            f"{name} is not a store of the engine, or its head is damaged ({error}), "
+            f"which nothing can mend: move the folder {folder} away to begin anew"
+        )
     return StoreError(f"the store {name} cannot be opened: {error}")
 
 

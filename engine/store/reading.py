@@ -44,14 +44,14 @@ class Reader:
         try:
             return self._connection.execute(sql, values).fetchone()
         except (apsw.Error, UnicodeDecodeError) as error:
-            raise StoreError(f"the store cannot be read: {error}") from error
+            raise _unreadable(error) from error
 
     def read_all(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query. Raises StoreError when the database cannot be read."""
         try:
             yield from self._connection.execute(sql, values)
         except (apsw.Error, UnicodeDecodeError) as error:
-            raise StoreError(f"the store cannot be read: {error}") from error
+            raise _unreadable(error) from error
 
     def text(self, did: bytes) -> Text:
         """Return a stored text with its graph. Raises StoreError if it is missing or changed."""
@@ -182,3 +182,9 @@ def order_bytes(order: tuple[int, ...]) -> bytes:
 
 def _order_of(data: bytes) -> tuple[int, ...]:
     return tuple([int.from_bytes(data[i : i + 6], "big") for i in range(0, len(data), 6)])
+
+
+def _unreadable(error: Exception) -> StoreError:
+    damaged = isinstance(error, (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError))
+    hint = ": `engine store check FILE` says what is lost" if damaged else ""
+    return StoreError(f"the store cannot be read: {error}{hint}")

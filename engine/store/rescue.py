@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class Rescue:
         self._reserve, self.path = folder / "reserve", folder / "rescue.jsonl"
 
     def reserve(self) -> None:
-        """Take the room, unless the disk has none."""
+        """Take the room; where the disk has none, say what that means."""
         if not self._size:
             return
         try:
@@ -42,8 +43,14 @@ class Rescue:
                 os.posix_fallocate(descriptor, 0, self._size)
             finally:
                 os.close(descriptor)
-        except OSError:
+        except OSError as error:
             self.free()
+            logging.getLogger("engine").warning(
+                "no room is reserved for replies in flight (%s: %d MiB): should the disk fill up, "
+                "they are lost, and paid for again",
+                error.strerror,
+                self._size >> 20,
+            )
 
     def free(self) -> bool:
         """Give the room back; return whether there was some."""

@@ -37,6 +37,7 @@ def test_it_lives_once_what_killed_it_is_gone(toy: Any) -> None:
     assert (run["finished"], run["dead"], run["calls"]) == (7, 0, 0)
     said = toy("redrive", "toy.yaml@1", "-q").stderr
     assert "0 dead letters to try again; 1 dead letter that any run tries again" in said
+    assert len(toy.json("runs", "toy.yaml")["runs"]) == 4, "and that run is made"
 
 
 def test_options_of_run_and_one_stage(ended: Any) -> None:

@@ -159,6 +159,20 @@ def test_another_folder_changes_nothing(fingerprint: Print, tmp_path: Path) -> N
     assert fingerprint(config, folder=other) == fingerprint(config)
 
 
+def test_prompts_beside_a_file_count(fingerprint: Print, tmp_path: Path) -> None:
+    def with_prompt(folder: str, name: str, text: str) -> bytes:
+        prompts = tmp_path / folder / "prompts"
+        prompts.mkdir(parents=True)
+        (prompts / name).write_text(text)
+        return fingerprint(folder=prompts.parent)
+
+    one = with_prompt("one", "ask.md", "Ask!")
+    assert one != fingerprint()
+    assert one == with_prompt("two", "ask.md", "Ask!")
+    assert one != with_prompt("three", "ask.md", "Ask again!")
+    assert one != with_prompt("four", "say.md", "Ask!")
+
+
 def test_the_seed_counts_where_something_can_draw_from_it(fingerprint: Print) -> None:
     assert fingerprint(top="seed: 7") == fingerprint()
     assert fingerprint(use="random", top="seed: 7") != fingerprint(use="random")

@@ -205,8 +205,8 @@ async def test_the_reserve_is_real_room_while_a_run_has_the_store(tmp_path: Path
     assert not (tmp_path / "reserve").exists()
 
 
-async def test_without_room_for_a_reserve_the_store_opens_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_without_room_for_a_reserve_the_store_opens_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(descriptor: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "no room")
@@ -215,3 +215,4 @@ async def test_without_room_for_a_reserve_the_store_opens_all_the_same(
     async with opened(tmp_path) as store:
         await store.calls.record(KEY, 0, b"paid")
     assert not (tmp_path / "reserve").exists()
+    assert "no room is reserved for replies in flight (no room: " in caplog.text
