@@ -16,7 +16,6 @@ from engine.channels import Item
 from engine.context import Ancestor
 from engine.errors import (
     BadReply,
-    ChatError,
     ResourceError,
     StageError,
     StoreError,
@@ -273,10 +272,8 @@ class Execution:
                     raise last from None  # it concerns every row
                 if ctx.scope is not None and ctx.scope.cancelled_caught:
                     last = TimeoutError(f"no result within {self.wired.model.timeout:g} s")
-                if isinstance(last, ChatError) and not (
-                    last.retryable or isinstance(last, BadReply)
-                ):
-                    retry = attempt  # asked again as before, it would be refused again
+                if getattr(last, "retryable", True) is False and not isinstance(last, BadReply):
+                    retry = attempt  # tried again as before, it would fail again
                     break
             finally:
                 cost += ctx.cost

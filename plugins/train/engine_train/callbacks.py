@@ -1,0 +1,134 @@
+"""What watches a training: checkpoints, a loss that is no number, how far it has come."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from engine_train.errors import TrainingError
+from engine_train.jobs import STOP, Job
+
+__all__ = ["Keeper", "complete"]
+
+COMPLETE = "complete"
+"""The file that is written into a checkpoint last."""
+PATIENCE = 60.0
+"""Seconds of training that a kill may cost, where no `save_steps` says otherwise."""
+SHARE = 20.0
+"""A checkpoint is saved no more often than this many times the time that saving takes."""
+
+
+class Keeper(TrainerCallback):  # type: ignore[misc]
+    """Saves checkpoints, ends the training when it is asked to or goes wrong, tells how it goes.
+
+    Checkpoints fall on steps after which nothing is pending, the multiples of `boundary`: what is to
+    be logged was logged, and with GRPO the batch of completions is used up. So a resumed training
+    goes on as if nothing had happened, its log included.
+    """
+
+    def __init__(self, job: Job, config: Any, tell: Callable[[Mapping[str, Any]], None]) -> None:
+        self._job, self._tell = job, tell
+        given = job.args.get("save_steps")
+        self._every = int(given) if given else None
+        self.boundary = _boundary(config)
+        self.stopped = False
+        self.alarms: list[str] = []
+        self._saved = self._began = time.monotonic()
+        self._cost = 0.0
+        self._from = self._saved_step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note where it begins."""
+        self._saved = self._began = time.monotonic()
+        self._from = self._saved_step = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Raise TrainingError for a loss that is no number; tell how it goes."""
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            last = complete(Path(args.output_dir))
+            kept = f"the checkpoint of step {_step(last)} is kept" if last else "none was saved"
+            raise TrainingError(
+                f"the loss is {loss} at step {state.global_step} of {state.max_steps}; {kept}. "
+                "Lower `learning_rate`, or `max_grad_norm`, or look for a broken row"
+            )
+        self._tell({"say": self._progress(state, loss)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save where it is time, and end where it was asked."""
+        if state.global_step % self.boundary or state.global_step >= state.max_steps:
+            return
+        asked = (self._job.workdir / STOP).exists()
+        if self._every:
+            due = state.global_step - self._saved_step >= self._every
+        else:
+            due = time.monotonic() - self._saved >= max(PATIENCE, SHARE * self._cost)
+        if asked or due:
+            control.should_save = True
+            self._saving = time.monotonic()
+        if asked:
+            control.should_training_stop = self.stopped = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint as complete, once it is durable."""
+        if state.is_world_process_zero:
+            _mark(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self._saved, self._saved_step = time.monotonic(), state.global_step
+        self._cost = self._saved - self._saving
+
+    def _progress(self, state: Any, loss: float) -> str:
+        done = state.global_step - self._from
+        left = (time.monotonic() - self._began) / done * (state.max_steps - state.global_step)
+        return f"step {state.global_step} of {state.max_steps}, loss {loss:.3f}, {_left(left)} left"
+
+
+def complete(checkpoints: Path) -> Path | None:
+    """Return the newest checkpoint that was saved whole; remove those that were not."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=_step)
+    for path in found:
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path)
+    return next((path for path in reversed(found) if path.exists()), None)
+
+
+def _mark(checkpoint: Path) -> None:
+    for path in (*checkpoint.rglob("*"), checkpoint):
+        _sync(path)
+    (checkpoint / COMPLETE).touch()
+    _sync(checkpoint)
+    _sync(checkpoint.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _boundary(config: Any) -> int:
+    """Return after how many steps nothing is pending."""
+    logged = int(config.logging_steps) if config.logging_steps >= 1 else 1
+    generated = getattr(config, "steps_per_generation", None) or 1
+    reused = getattr(config, "num_iterations", 1)
+    return math.lcm(max(1, logged), max(1, generated * reused // config.gradient_accumulation_steps))
+
+
+def _left(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

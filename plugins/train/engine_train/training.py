@@ -1,0 +1,150 @@
+"""One training, in a worker: load, build, resume, train, save."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine_train import arguments, bases, cards, memory, tuning
+from engine_train.callbacks import Keeper, complete
+from engine_train.data import load_rows, texts
+from engine_train.errors import TrainingError
+from engine_train.history import clean, final
+from engine_train.jobs import Job, Outcome
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["RECORD", "train"]
+
+RECORD = "training.json"
+"""The file in a model's folder that says how it was trained."""
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+OWN = {
+    "disable_tqdm": True,
+    "logging_nan_inf_filter": False,  # a loss that is no number must be seen
+    "logging_strategy": "steps",
+    "report_to": "none",
+    "save_strategy": "no",  # the Keeper says when
+    "save_total_limit": 2,
+}
+"""What every training sets, unless the user does."""
+
+
+def train(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """Run the training that `payload`, a Job, describes: what a worker is asked for.
+
+    Raises TrainingError for what cannot be trained so, out of memory included.
+    """
+    job = Job.model_validate(payload)
+    try:
+        return _train(job, tell).model_dump()
+    except (RuntimeError, MemoryError) as error:
+        if memory.ran_out(error):
+            raise TrainingError(memory.fits(error, job)) from error
+        raise
+
+
+def _train(job: Job, tell: Tell) -> Outcome:
+    import torch
+    from transformers import set_seed
+
+    tell({"say": "loading"})
+    method = import_module(f"engine_train.{job.method}")
+    rows = load_rows(job.dataset)
+    held_out = load_rows(job.held_out) if job.held_out else None
+    method.check(rows.column_names, rows[0])
+    set_seed(job.seed)
+    load = bases.load_reward if job.method == "reward" else bases.load_causal
+    model, tokenizer = load(job.base, seed=job.seed, texts=texts(rows))
+    model, _ = tuning.apply(model, job.tuning, reward=job.method == "reward")
+    checkpoints = job.workdir / "checkpoints"
+    config = arguments.build(
+        job.method,
+        job.args,
+        OWN | method.defaults(job) | {"output_dir": str(checkpoints), "seed": job.seed},
+    )
+    keeper = Keeper(job, config, tell)
+    set_seed(config.seed)
+    trainer = method.build(job, model, tokenizer, rows, config, [keeper], held_out)
+    last = complete(checkpoints)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if keeper.stopped:
+        return Outcome(stopped=True)
+    if held_out is not None:
+        tell({"say": "evaluating"})
+        trainer.evaluate()
+    tell({"say": "saving"})
+    history = clean(trainer.state.log_history)
+    metrics = final(history) | {"rows": len(rows), "steps": trainer.state.global_step}
+    metrics |= method.metrics(trainer, history)
+    outcome = Outcome(metrics=_numbers(metrics), alarms=list(keeper.alarms))
+    if trainer.is_world_process_zero():
+        shutil.rmtree(job.output, ignore_errors=True)
+        job.output.mkdir(parents=True)
+    _save(trainer, tokenizer, job)
+    if trainer.is_world_process_zero():
+        record = _record(job, rows, torch.get_num_threads(), outcome, history)
+        _write(job.output / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        _write(job.output / "README.md", cards.card(record, name=job.base.name))
+    return outcome
+
+
+def _save(trainer: Any, tokenizer: Any, job: Job) -> None:
+    """Write the model and its tokenizer; nothing in them tells of this machine or of the time."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload") and job.tuning.save == "merged":
+        model.merge_and_unload().save_pretrained(job.output)
+    else:
+        trainer.save_model(str(job.output))
+    if not trainer.is_world_process_zero():
+        return
+    tokenizer.save_pretrained(job.output)
+    (job.output / "training_args.bin").unlink(missing_ok=True)
+    for name, key in (
+        ("config.json", "_name_or_path"),
+        ("adapter_config.json", "base_model_name_or_path"),
+    ):
+        path = job.output / name
+        if path.exists():
+            settings = json.loads(path.read_text("utf-8"))
+            if key in settings:
+                settings[key] = job.base.reference
+            _write(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _record(
+    job: Job, rows: Dataset, threads: int, outcome: Outcome, history: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what stands in the model's folder of its training."""
+    return {
+        "method": job.method,
+        "base": job.base.name,
+        "layers": job.base.layers,
+        "tuning": job.tuning.model_dump(mode="json"),
+        "args": job.args,
+        "options": job.options,
+        "seed": job.seed,
+        "threads": threads,
+        "data": {"rows": len(rows), "columns": list(rows.column_names)},
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
+        "metrics": outcome.metrics,
+        "alarms": outcome.alarms,
+        "history": list(history),
+    }
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(v) for name, v in sorted(metrics.items()) if math.isfinite(float(v))}
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
