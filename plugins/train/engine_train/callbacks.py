@@ -13,7 +13,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from engine_train.errors import TrainingError
-from engine_train.jobs import STOP, Job
+from engine_train.jobs import Job
+from engine_train.worker import STOP
 
 __all__ = ["Keeper", "complete"]
 

@@ -10,12 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine_train.bases import Base
 from engine_train.tuning import Tuning
 
-__all__ = ["STOP", "Job", "Method", "Outcome"]
+__all__ = ["Job", "Method", "Outcome"]
 
 Method = Literal["sft", "reward", "dpo", "grpo"]
-
-STOP = "stop"
-"""The file in a job's work folder that asks it to save a checkpoint and end."""
 
 
 class Job(BaseModel):

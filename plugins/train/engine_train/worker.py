@@ -22,10 +22,12 @@ import orjson
 
 from engine_train.errors import TrainingError
 
-__all__ = ["ENGINE", "main"]
+__all__ = ["ENGINE", "STOP", "main"]
 
 ENGINE = "ENGINE_TRAIN_ENGINE_PID"
 """The environment variable that says whose death is the worker's."""
+STOP = "stop"
+"""The file in an order's work folder that asks it to come to an end, for a later start."""
 
 
 def main() -> None:

@@ -17,8 +17,7 @@ from pydantic import PositiveInt
 
 from engine import Context, Resource, resource
 from engine_train.errors import TrainingError
-from engine_train.jobs import STOP
-from engine_train.worker import ENGINE
+from engine_train.worker import ENGINE, STOP
 
 __all__ = ["Trainer"]
 
@@ -101,23 +100,30 @@ class Trainer(Resource):
                     answer = await worker.answer(ctx)
                     tasks.cancel_scope.cancel()
             except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await worker.end()
-                self._all.remove(worker)
+                await self._drop(worker)
                 raise
-            if self._launch:
-                await worker.end()
-                self._all.remove(worker)
+            if self._launch or "died" in answer:
+                await self._drop(worker)
             else:
                 self._idle.append(worker)
         finally:
             self._room.release()
         if "done" in answer:
             return answer["done"]
+        if "died" in answer:
+            raise RuntimeError(
+                f"the worker died ({answer['died']}); what it printed is in {order['log']}. Run "
+                "again: it goes on from its last checkpoint"
+            )
         failed = answer["failed"]
         if failed["training"]:
             raise TrainingError(failed["message"])
         raise RuntimeError(f"{failed['message']}; all it printed is in {order['log']}")
+
+    async def _drop(self, worker: _Worker) -> None:
+        with anyio.CancelScope(shield=True):
+            await worker.end()
+        self._all.remove(worker)
 
     async def _take(self, order: Mapping[str, Any], workdir: Path) -> _Worker:
         """Return a worker that has the order."""
@@ -178,11 +184,7 @@ class _Worker:
             try:
                 line = await self._answers.receive_until(b"\n", LINE)
             except (anyio.EndOfStream, anyio.IncompleteRead):
-                code = await self._process.wait()
-                raise RuntimeError(
-                    f"the worker died ({_how(code)}); run again: it goes on from its last "
-                    "checkpoint"
-                ) from None
+                return {"died": _how(await self._process.wait())}
             try:
                 answer: Any = orjson.loads(line)
             except orjson.JSONDecodeError:  # a launcher's own words

@@ -1,0 +1,49 @@
+"""What the workers of these tests are asked to do."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from engine_train.errors import TrainingError
+
+
+def add(payload: dict[str, Any], tell: Any) -> dict[str, Any]:
+    print("this is printed by a library")
+    tell({"say": f"adding {payload['a']}"})
+    return {"sum": payload["a"] + payload["b"], "pid": os.getpid()}
+
+
+def fail(payload: dict[str, Any], tell: Any) -> None:
+    raise TrainingError("the dataset is empty")
+
+
+def crash(payload: dict[str, Any], tell: Any) -> None:
+    raise KeyError("x")
+
+
+def die(payload: dict[str, Any], tell: Any) -> None:
+    os.kill(os.getpid(), 9)
+
+
+def until_stopped(payload: dict[str, Any], tell: Any) -> dict[str, Any]:
+    """Wait for the file that asks to stop; the first answer says that it waits."""
+    stop = Path(payload["workdir"]) / "stop"
+    Path(payload["workdir"], "pid").write_text(str(os.getpid()))
+    tell({"say": "waiting"})
+    for _ in range(3000):
+        if stop.exists():
+            return {"stopped": True}
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+def meet(payload: dict[str, Any], tell: Any) -> dict[str, Any]:
+    """Return once another order has come here, too."""
+    here = Path(payload["folder"])
+    (here / payload["name"]).touch()
+    for _ in range(3000):
+        if len(list(here.iterdir())) == 2:
+            return {"pid": os.getpid()}
+        time.sleep(0.02)
+    raise TimeoutError

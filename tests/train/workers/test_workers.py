@@ -1,0 +1,145 @@
+"""The processes that train: reused, side by side, and never left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from engine_train.errors import TrainingError
+from engine_train.workers import Trainer
+
+from engine import Context
+
+pytestmark = pytest.mark.anyio
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process has ended; a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+async def until_gone(pid: int) -> None:
+    with anyio.fail_after(20):
+        while not gone(pid):
+            await anyio.sleep(0.02)
+
+
+async def test_a_worker_answers_says_and_is_reused(tmp_path: Path) -> None:
+    ctx = Context("train")
+    async with Trainer() as trainer:
+        first = await trainer.call("orders:add", {"a": 1, "b": 2}, tmp_path, ctx)
+        second = await trainer.call("orders:add", {"a": 3, "b": 4}, tmp_path, ctx)
+    assert (first["sum"], second["sum"]) == (3, 7)
+    assert first["pid"] == second["pid"] != os.getpid()
+    assert (tmp_path / "log.txt").read_text().count("this is printed by a library") == 2
+    assert gone(first["pid"])
+
+
+async def test_errors_come_back_and_the_worker_goes_on(tmp_path: Path) -> None:
+    ctx = Context("train")
+    async with Trainer() as trainer:
+        first = await trainer.call("orders:add", {"a": 1, "b": 2}, tmp_path, ctx)
+        with pytest.raises(TrainingError, match="the dataset is empty"):
+            await trainer.call("orders:fail", {}, tmp_path, ctx)
+        with pytest.raises(RuntimeError, match=r"KeyError: 'x'.*log\.txt"):
+            await trainer.call("orders:crash", {}, tmp_path, ctx)
+        again = await trainer.call("orders:add", {"a": 1, "b": 2}, tmp_path, ctx)
+    assert again["pid"] == first["pid"]
+    assert "in crash" in (tmp_path / "log.txt").read_text()
+
+
+async def test_a_dead_worker_is_an_error_and_is_replaced(tmp_path: Path) -> None:
+    ctx = Context("train")
+    async with Trainer() as trainer:
+        with pytest.raises(RuntimeError, match="signal 9.*goes on from its last checkpoint"):
+            await trainer.call("orders:die", {}, tmp_path, ctx)
+        assert (await trainer.call("orders:add", {"a": 1, "b": 2}, tmp_path, ctx))["sum"] == 3
+
+
+async def test_two_workers_train_side_by_side(tmp_path: Path) -> None:
+    ctx, both, found = Context("train"), tmp_path / "both", []
+    both.mkdir()
+
+    async def one(name: str) -> None:
+        (tmp_path / name).mkdir()
+        order = {"folder": str(both), "name": name}
+        found.append(await trainer.call("orders:meet", order, tmp_path / name, ctx))
+
+    async with Trainer(workers=2) as trainer:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one, "a")
+            tasks.start_soon(one, "b")
+    assert len({answer["pid"] for answer in found}) == 2
+
+
+async def test_when_the_run_drains_the_worker_is_asked_to_stop(tmp_path: Path) -> None:
+    ctx = Context("train")
+    async with Trainer() as trainer:
+        async with anyio.create_task_group() as tasks:
+
+            async def close() -> None:
+                while not (tmp_path / "pid").exists():
+                    await anyio.sleep(0.01)
+                ctx.gate.closed = True
+
+            tasks.start_soon(close)
+            answer = await trainer.call(
+                "orders:until_stopped", {"workdir": str(tmp_path)}, tmp_path, ctx
+            )
+    assert answer == {"stopped": True}
+
+
+async def test_cancelling_ends_the_worker(tmp_path: Path) -> None:
+    ctx = Context("train")
+    async with Trainer() as trainer:
+        async with anyio.create_task_group() as tasks:
+
+            async def cancel() -> None:
+                while not (tmp_path / "pid").exists():
+                    await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(cancel)
+            await trainer.call("orders:until_stopped", {"workdir": str(tmp_path)}, tmp_path, ctx)
+        assert gone(int((tmp_path / "pid").read_text()))
+
+
+ENGINE = """
+import sys
+from pathlib import Path
+import anyio
+from engine import Context
+from engine_train.workers import Trainer
+
+async def main():
+    async with Trainer() as trainer:
+        await trainer.call(sys.argv[1], {"workdir": sys.argv[2]}, Path(sys.argv[2]), Context("t"))
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_workers_die_with_the_engine(tmp_path: Path) -> None:
+    """However it dies: here by signal 9, while a worker is at work."""
+    command = [sys.executable, "-c", ENGINE, "orders:until_stopped", str(tmp_path)]
+    process: Any = subprocess.Popen(command)
+    with anyio.fail_after(60):
+        while not (tmp_path / "pid").exists():
+            assert process.poll() is None
+            await anyio.sleep(0.02)
+    process.kill()
+    process.wait()
+    await until_gone(int((tmp_path / "pid").read_text() or 0))
