@@ -1,0 +1,238 @@
+"""Pairs of replies, tokenised, cut, and laid out in batches.
+
+Two sequences that begin alike share a row, `prompt + chosen + rejected`: a block mask keeps the
+replies from seeing each other, and positions begin again after the prompt. What a causal model
+computes is what it computes of the two sequences alone, in fewer tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engine_train.errors import TrainingError
+from engine_train.positions import Pooling, span
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Batch", "Tokens", "common", "cut", "encode", "pair", "paired", "plain", "why_not"]
+
+
+class Tokens(NamedTuple):
+    """A sequence of a prompt and a reply."""
+
+    ids: list[int]
+    start: int
+    """Where the reply begins."""
+
+
+def encode(
+    tokenizer: Any,
+    prompt: Any,
+    reply: Any,
+    *,
+    tools: Any = None,
+    template: Mapping[str, Any] | None = None,
+) -> Tokens:
+    """Return the tokens of a prompt and a reply, both texts or both lists of messages.
+
+    They are TRL's: messages go through the chat template, texts are joined and end in the
+    end-of-sequence token. Raises TrainingError where the tokenizer lacks a chat template.
+    """
+    if isinstance(reply, str):
+        text, end = (prompt or "") + reply, tokenizer.eos_token
+        if end and not text.endswith(end):
+            text += end
+        ids = list(tokenizer(text)["input_ids"])
+        if ids[-2:] == [tokenizer.eos_token_id] * 2 and not text.endswith(end * 2):
+            ids.pop()  # a tokenizer that adds it, too
+        before = list(tokenizer(prompt)["input_ids"]) if prompt else []
+        return Tokens(ids, common(before, ids))
+    if not getattr(tokenizer, "chat_template", None):
+        raise TrainingError(
+            "the dataset holds conversations and the tokenizer has no chat template: take an "
+            "instruct model, give `args: {chat_template_path: FILE.jinja}`, or write the dataset "
+            "as texts"
+        )
+    more = dict(template or {}, tools=tools, tokenize=True, return_dict=True)
+    ids = list(tokenizer.apply_chat_template([*prompt, *reply], **more)["input_ids"])
+    before = []
+    if prompt:
+        given = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **more)
+        before = list(given["input_ids"])
+    return Tokens(ids, common(before, ids))
+
+
+def pair(tokenizer: Any, row: Mapping[str, Any]) -> tuple[Tokens, Tokens]:
+    """Return the tokens of `chosen` and `rejected` of a row in any of TRL's preference formats.
+
+    Without a `prompt` it is what both share: whole messages, or tokens. The same holds for rows
+    that are tokens already (`chosen_ids`, `rejected_ids`).
+    """
+    if "chosen_ids" in row:
+        return _shared(list(row["chosen_ids"]), list(row["rejected_ids"]))
+    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
+    if prompt is None and not isinstance(chosen, str):
+        shared = min(common(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    more = {"tools": row.get("tools"), "template": row.get("chat_template_kwargs")}
+    one = encode(tokenizer, prompt, chosen, **more)
+    two = encode(tokenizer, prompt, rejected, **more)
+    return _shared(one.ids, two.ids) if prompt is None else (one, two)
+
+
+def _shared(chosen: list[int], rejected: list[int]) -> tuple[Tokens, Tokens]:
+    start = common(chosen, rejected)
+    return Tokens(chosen, start), Tokens(rejected, start)
+
+
+def common(one: Sequence[Any], two: Sequence[Any]) -> int:
+    """Return how many first items both have in common."""
+    pairs = enumerate(zip(one, two, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(two)))
+
+
+def cut(tokens: Tokens, max_prompt: int | None, max_reply: int | None) -> Tokens:
+    """Keep the last `max_prompt` tokens of the prompt and the first `max_reply` of the reply."""
+    ids, start = tokens
+    first = 0 if max_prompt is None else max(0, start - max_prompt)
+    last = len(ids) if max_reply is None else min(len(ids), start + max_reply)
+    return tokens if (first, last) == (0, len(ids)) else Tokens(ids[first:last], start - first)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model is given, and how the rewards are read off its scores of all tokens."""
+
+    inputs: dict[str, torch.Tensor]
+    weights: torch.Tensor
+    """(rows, sequences in a row, columns): a reward is the sum of scores times these."""
+    tokens: int
+    """How many are no padding."""
+
+    def rewards(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the reward of each sequence, in order, from the scores of (rows, columns)."""
+        weights = self.weights.to(scores.device)
+        return (weights * scores.float().unsqueeze(1)).sum(-1).flatten()
+
+    def states(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the pooled state of each sequence from (rows, columns, width)."""
+        weights = self.weights.to(states.device)
+        return (weights @ states.float()).flatten(0, 1)
+
+
+def plain(
+    sequences: Sequence[Tokens], pad: int | None, pooling: Pooling, *, left: bool = False
+) -> Batch:
+    """Lay each sequence out in a row of its own."""
+    import torch
+
+    width = max(len(ids) for ids, _ in sequences)
+    input_ids = torch.full((len(sequences), width), pad or 0)
+    mask = torch.zeros_like(input_ids)
+    positions = torch.zeros_like(input_ids)
+    weights = torch.zeros(len(sequences), 1, width)
+    for row, (ids, start) in enumerate(sequences):
+        first = width - len(ids) if left else 0
+        here = slice(first, first + len(ids))
+        input_ids[row, here] = torch.tensor(ids)
+        mask[row, here] = 1
+        positions[row, here] = torch.arange(len(ids))
+        read = span(ids, start, pad, pooling)
+        weights[row, 0, first + read.start : first + read.stop] = 1 / (read.stop - read.start)
+    inputs = {"input_ids": input_ids, "attention_mask": mask}
+    if left:  # on the right these are what every model takes by itself
+        inputs["position_ids"] = positions
+    return Batch(inputs, weights, int(mask.sum()))
+
+
+def paired(
+    pairs: Sequence[tuple[Tokens, Tokens]],
+    pad: int | None,
+    pooling: Pooling,
+    dtype: torch.dtype | None = None,
+) -> Batch:
+    """Lay each pair out in one row; the mask is additive, in the model's `dtype`."""
+    import torch
+
+    kept = [common(one.ids, two.ids) for one, two in pairs]
+    sizes = [len(a.ids) + len(b.ids) - k for (a, b), k in zip(pairs, kept, strict=True)]
+    width = max(sizes)
+    input_ids = torch.full((len(pairs), width), pad or 0)
+    positions = torch.zeros_like(input_ids)
+    seen = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(pairs), 1, 1, 1)
+    weights = torch.zeros(len(pairs), 2, width)
+    for row, ((one, two), shared, size) in enumerate(zip(pairs, kept, sizes, strict=True)):
+        second = len(one.ids)  # the column where the second reply begins
+        input_ids[row, :size] = torch.tensor(one.ids + two.ids[shared:])
+        positions[row, :second] = torch.arange(second)
+        positions[row, second:size] = torch.arange(shared, len(two.ids))
+        seen[row, 0, second:, shared:second] = False
+        for i, (tokens, shift) in enumerate(((one, 0), (two, second - shared))):
+            read = span(*tokens, pad, pooling)
+            columns = [c if c < shared else c + shift for c in range(read.start, read.stop)]
+            weights[row, i, columns] = 1 / len(columns)
+    number = dtype or torch.float32
+    mask = torch.zeros(seen.shape, dtype=number).masked_fill_(~seen, torch.finfo(number).min)
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+    return Batch(inputs, weights, sum(sizes))
+
+
+PROBE = 24
+"""Tokens of the sequence that a model is tried with."""
+
+
+def why_not(model: Any) -> str | None:
+    """Return why two replies cannot share a row in this model; None if they can.
+
+    What its configuration says is heeded, then the model is tried: it must score two short
+    sequences alike, alone and in one row.
+    """
+    import inspect
+
+    import torch
+
+    from engine_train.rewards import parts, token_scores
+
+    config, inner = model.config.get_text_config(), parts(model)[0]
+    if "position_ids" not in inspect.signature(inner.forward).parameters:
+        return f"{config.model_type} takes no position ids"
+    how = getattr(config, "_attn_implementation", None)
+    if how not in (None, "eager", "sdpa"):
+        return f"attention `{how}` takes no block mask"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    windowed = getattr(config, "sliding_window", None) and getattr(
+        config, "use_sliding_window", True
+    )
+    if kinds or windowed:
+        return f"not every layer of {config.model_type} sees the whole sequence"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if str(rope.get("rope_type", "default")) in ("dynamic", "longrope"):
+        return f"the positions of {config.model_type} change with the length"
+    size, pad = config.vocab_size, config.pad_token_id
+    ids = list(itertools.islice((i for i in range(size) if i != pad), PROBE))
+    if len(ids) < PROBE:
+        ids = (ids * PROBE)[:PROBE]
+    third = PROBE // 3
+    one, two = ids[: 2 * third], ids[:third] + ids[2 * third :][::-1]
+    trial = (Tokens(one, third), Tokens(two, third))
+    was, inner_dtype = model.training, next(model.parameters()).dtype
+    model.eval()
+    try:
+        with torch.no_grad():
+            found = []
+            for batch in (plain(trial, pad, "mean"), paired([trial], pad, "mean", inner_dtype)):
+                _, states = token_scores(model, batch)
+                found.append(batch.states(states))
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        return f"{config.model_type} takes no block mask ({type(error).__name__})"
+    finally:
+        model.train(was)
+    apart = float((found[0] - found[1]).abs().max() / found[0].abs().max().clamp_min(1e-9))
+    exact = inner_dtype in (torch.float32, torch.float64)
+    if apart <= (1e-4 if exact else 5e-2):
+        return None
+    return f"{config.model_type} scores two replies in one row otherwise than alone"
