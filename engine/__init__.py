@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from engine.rows import Added, Artifact, Dialogue, Message, Reject, Row
     from engine.runs import Run, run
     from engine.runs import open_run as open
-    from engine.stages import Context, InputFile, NotResult, OutputPath, fields_of, stage
+    from engine.stages import (
+        Context,
+        InputFile,
+        InputPath,
+        NotResult,
+        OutputPath,
+        fields_of,
+        stage,
+    )
     from engine.text import ST, Template, Text
 
 _HOMES = {
@@ -52,7 +60,15 @@ _HOMES = {
     "engine.resources": ("Needs", "Resource", "resource"),
     "engine.rows": ("Added", "Artifact", "Dialogue", "Message", "Reject", "Row"),
     "engine.runs": ("Run", "run"),
-    "engine.stages": ("Context", "InputFile", "NotResult", "OutputPath", "fields_of", "stage"),
+    "engine.stages": (
+        "Context",
+        "InputFile",
+        "InputPath",
+        "NotResult",
+        "OutputPath",
+        "fields_of",
+        "stage",
+    ),
     "engine.text": ("ST", "Template", "Text"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -72,6 +88,7 @@ __all__ = [
     "Event",
     "InputError",
     "InputFile",
+    "InputPath",
     "Message",
     "Needs",
     "NotResult",

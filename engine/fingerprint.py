@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from engine.errors import DefinitionError
-from engine.keys import canonical, digest
+from engine.keys import canonical, digest, digest_stream
 from engine.settings import NotResult, is_input, is_marked, is_output, map_paths
 from engine.signature import StageSpec
 
@@ -146,8 +146,30 @@ def _kept_by(code: Mapping[str, str]) -> str:
 
 
 def _path(hint: Any, path: Path) -> Any:
-    """Return a file by its content, and any other path by its name."""
-    return {"file": digest("file", path.read_bytes()).hex()} if is_input(hint) else str(path)
+    """Return what is read by its content, and any other path by its name."""
+    if not is_input(hint):
+        return str(path)
+    if not path.is_dir():
+        return {"file": _file(path)}
+    inside = {file: file.relative_to(path) for file in path.rglob("*") if file.is_file()}
+    seen = {
+        name.as_posix(): _file(file)
+        for file, name in inside.items()
+        if not any(part.startswith(".") for part in name.parts)
+    }
+    return {"folder": seen}
+
+
+def _file(path: Path) -> str:
+    """Return the digest of a file; read once as long as its size and time of change stay."""
+    status = path.stat()
+    return _content(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _content(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return digest_stream("file", file, size).hex()
 
 
 def _setting(spec: StageSpec, name: str, value: Any) -> Any:

@@ -12,14 +12,14 @@ import random
 from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import blake2b
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 from pydantic import BaseModel
 
 from engine.rows import Artifact
 
-__all__ = ["canonical", "child_id", "digest", "memo_key", "seeded", "source_id"]
+__all__ = ["canonical", "child_id", "digest", "digest_stream", "memo_key", "seeded", "source_id"]
 
 
 def digest(*parts: bytes | str) -> bytes:
@@ -30,6 +30,16 @@ def digest(*parts: bytes | str) -> bytes:
         data += len(piece).to_bytes(8, "little")
         data += piece
     return blake2b(data, digest_size=16).digest()
+
+
+def digest_stream(label: str, file: BinaryIO, size: int) -> bytes:
+    """Return `digest(label, content)` of a file of `size` bytes that may not fit in memory."""
+    h = blake2b(digest_size=16)
+    name = label.encode()
+    h.update(len(name).to_bytes(8, "little") + name + size.to_bytes(8, "little"))
+    while block := file.read(1 << 20):
+        h.update(block)
+    return h.digest()
 
 
 def canonical(value: Any) -> bytes:

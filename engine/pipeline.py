@@ -18,7 +18,7 @@ from engine.fingerprint import stage_parts
 from engine.loader import Document, Place, load, override
 from engine.plugins import Plugins, local_stage
 from engine.resources import Resource, ResourceSpec
-from engine.settings import is_input, map_paths
+from engine.settings import is_input, map_paths, may_be_folder
 from engine.shape import PipelineModel, ResourceModel, StageModel, read_shape, validated
 from engine.signature import ResourceNeed
 from engine.stages import StageSpec
@@ -300,13 +300,15 @@ def _configured(
 
         def resolved(hint: Any, path: Path, here: Place = here, name: str = name) -> Path:
             full = here.folder / path.expanduser()
-            if is_input(hint) and not full.is_file():
+            folder = may_be_folder(hint)
+            if is_input(hint) and not (full.is_file() or (folder and full.is_dir())):
                 near = nearest(
                     full.name,
                     [p.name for p in full.parent.iterdir()] if full.parent.is_dir() else [],
                     say="; did you mean {!r}?",
                 )
-                raise here.error(f"{label}, {name}: there is no file {str(path)!r}{near}")
+                kind = "file or folder" if folder else "file"
+                raise here.error(f"{label}, {name}: there is no {kind} {str(path)!r}{near}")
             return full
 
         config[name] = map_paths(hint, value, resolved)

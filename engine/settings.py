@@ -11,6 +11,7 @@ from pydantic import BaseModel
 __all__ = [
     "InputData",
     "InputFile",
+    "InputPath",
     "NotResult",
     "OutputPath",
     "is_input",
@@ -18,6 +19,7 @@ __all__ = [
     "is_output",
     "is_read",
     "map_paths",
+    "may_be_folder",
 ]
 
 
@@ -27,6 +29,10 @@ class NotResult:
 
 class _Read:
     """Marks a path that is read: it counts by its content in the stage's fingerprint."""
+
+
+class _Folder:
+    """Marks a path that is read and may be a folder."""
 
 
 class _Data:
@@ -39,6 +45,8 @@ class _Written:
 
 InputFile = Annotated[Path, _Read]
 """A file that the stage reads; relative to the pipeline file; its content is in the fingerprint."""
+InputPath = Annotated[Path, _Read, _Folder]
+"""As InputFile, or a folder: all files in it count, but for those whose names begin with a dot."""
 InputData = Annotated[Path, _Data, NotResult]
 """A file, folder or glob that a source reads; relative to the pipeline file, not fingerprinted.
 
@@ -57,6 +65,11 @@ def is_marked(hint: Any, marker: type) -> bool:
 def is_input(hint: Any) -> bool:
     """Return whether a hint is an InputFile, or holds some."""
     return is_marked(hint, _Read)
+
+
+def may_be_folder(hint: Any) -> bool:
+    """Return whether a hint is an InputPath, or holds some."""
+    return is_marked(hint, _Folder)
 
 
 def is_read(hint: Any) -> bool:

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 from engine.context import Context
 from engine.errors import DefinitionError
 from engine.rows import Read, row_fields, strip_annotated
-from engine.settings import InputFile, NotResult, OutputPath
+from engine.settings import InputFile, InputPath, NotResult, OutputPath
 from engine.signature import Kind, StageSpec, read_signature
 
 __all__ = [
     "Context",
     "InputFile",
+    "InputPath",
     "Kind",
     "NotResult",
     "OutputPath",

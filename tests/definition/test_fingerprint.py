@@ -14,6 +14,7 @@ import pytest
 
 from engine import DefinitionError, stage
 from engine.fingerprint import changes, code_digest, stage_fingerprint
+from engine.keys import digest, digest_stream
 from engine.loader import loads
 from engine.pipeline import read_pipeline
 from engine.stages import stage_spec
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel
-from engine import Context, InputFile, NotResult, OutputPath, Resource, Row, resource, stage
+from engine import Context, InputFile, InputPath, NotResult, OutputPath, Resource, Row, resource, stage
 
 
 class Made(Row):
@@ -47,6 +48,7 @@ async def source(
     words: frozenset[str] = frozenset(),
     file: InputFile | None = None,
     files: tuple[InputFile, ...] = (),
+    model: InputPath | None = None,
     out: OutputPath | None = None,
     shown: Annotated[bool, NotResult] = False,
     size: Annotated[int, NotResult] | None = None,
@@ -148,6 +150,26 @@ def test_files_count_by_content_not_by_name(fingerprint: Print, tmp_path: Path) 
     before = fingerprint("file: a")
     (tmp_path / "a").write_text("3")
     assert fingerprint("file: a") != before
+
+
+def test_a_folder_counts_by_the_files_in_it(fingerprint: Print, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "inner" / "weights").write_text("1")
+        (tmp_path / name / ".cache").write_text(name)
+    before = fingerprint("model: a")
+    assert before == fingerprint("model: b")
+    (tmp_path / "b" / "inner" / "weights").write_text("2")
+    assert fingerprint("model: b") != before
+    (tmp_path / "a" / "inner" / "weights").rename(tmp_path / "a" / "weights")
+    assert fingerprint("model: a") != before
+
+
+def test_a_file_that_is_read_in_pieces_has_its_digest(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # more than one piece
+    (tmp_path / "a").write_bytes(content)
+    with (tmp_path / "a").open("rb") as file:
+        assert digest_stream("file", file, len(content)) == digest("file", content)
 
 
 def test_another_folder_changes_nothing(fingerprint: Print, tmp_path: Path) -> None:

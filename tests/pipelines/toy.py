@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from engine import Added, InputFile, Resource, Row, Text, fields_of, hookimpl, resource, stage
+from engine import (
+    Added,
+    InputFile,
+    InputPath,
+    Resource,
+    Row,
+    Text,
+    fields_of,
+    hookimpl,
+    resource,
+    stage,
+)
 from engine.resources import Needs
 
 
@@ -177,7 +188,11 @@ async def both(left: AsyncIterable[Row], right: AsyncIterable[Row]) -> None: ...
 
 @stage("toy.file")
 async def file(
-    *, path: InputFile, more: tuple[InputFile, ...] = (), place: Path = Path("here")
+    *,
+    path: InputFile,
+    more: tuple[InputFile, ...] = (),
+    place: Path = Path("here"),
+    model: InputPath | None = None,
 ) -> AsyncIterator[Number]:
     yield Number(0, Text(path.name))
 
