@@ -135,7 +135,8 @@ def _adds(spec: StageSpec) -> Iterator[Entry]:
     docs = attribute_docs(spec.adds) if spec.adds else {}
     for field in row_fields(spec.adds) if spec.adds else ():
         yield Entry(field.name, show(field.type), "", docs.get(field.name, ""))
-    if declared_fields(spec.func) is not None and not spec.is_sink:
+    dynamic = spec.kind in ("source", "stream") and not spec.is_sink
+    if dynamic and declared_fields(spec.func) is not None:
         yield Entry("*", "as its input and configuration say", "")
 
 

@@ -174,7 +174,9 @@ class FieldFlow:
         dynamic = declared_fields(spec.func)
         if dynamic is not None:
             try:
-                declared |= dynamic(merged, **wired.config)
+                renamed = wired.model.take.items()
+                taken = {own: merged[name] for own, name in renamed if name in merged}
+                declared |= dynamic(merged | taken, **wired.config)
             except (EngineError, ValueError, OSError) as error:
                 raise (place / "with").error(f"{wired.label}: {error}", key=True) from error
             except Exception as error:

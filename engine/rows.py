@@ -28,6 +28,7 @@ __all__ = [
     "RESERVED",
     "Added",
     "Artifact",
+    "Columns",
     "Dialogue",
     "Message",
     "Read",
@@ -259,6 +260,23 @@ class Artifact:
     media_type: str
     size: int
     folder: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a dataset Artifact, known before a run: `Annotated[Artifact, Columns(...)]`.
+
+    `dataset.pack` declares them of what it makes, and a stage that reads a dataset may look at them
+    in its `fields_of`.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, hint: Any) -> Columns | None:
+        """Return what a field's hint says of its columns, if it says anything."""
+        marks = getattr(hint, "__metadata__", ())
+        return next((mark for mark in marks if isinstance(mark, cls)), None)
 
 
 def plain(value: Any) -> Any:

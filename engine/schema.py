@@ -191,7 +191,7 @@ def _wiring(spec: StageSpec) -> Schema:
         names = list(spec.row_parameters)
         wiring["from"] = renamed(spec.row_parameters) | {"required": names}
     wiring["take"] = renamed({read.name: read.type for read in spec.reads})
-    if declared_fields(spec.func) is None:
+    if spec.kind not in ("source", "stream") or declared_fields(spec.func) is None:
         adds = row_fields(spec.adds) if spec.adds else ()
         wiring["give"] = renamed({field.name: field.type for field in adds}, _NEW_NAME)
     return wiring

@@ -65,8 +65,10 @@ def stage_spec(func: object) -> StageSpec:
 def fields_of(stage_func: Callable[..., Any]) -> Callable[[F], F]:
     """Say which fields a source or stream makes when they depend on data or configuration.
 
-    The decorated function takes the input's fields (name -> type) and the stage's configuration
-    as keywords, and returns name -> type. It raises ValueError with a sentence for the user.
+    The decorated function takes the input's fields (name -> type; under the stage's own names, too,
+    where `take:` renames them) and the stage's configuration as keywords, and returns name -> type.
+    It raises ValueError with a sentence for the user: so a stage of any kind may look at its input
+    before a run, and return {}.
     """
 
     def tag(func: F) -> F:
