@@ -18,7 +18,18 @@ from engine_train.positions import Pooling, span
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "Tokens", "common", "cut", "encode", "pair", "paired", "plain", "why_not"]
+__all__ = [
+    "Batch",
+    "Tokens",
+    "common",
+    "cut",
+    "encode",
+    "mask_kind",
+    "pair",
+    "paired",
+    "plain",
+    "why_not",
+]
 
 
 class Tokens(NamedTuple):
@@ -153,9 +164,12 @@ def paired(
     pairs: Sequence[tuple[Tokens, Tokens]],
     pad: int | None,
     pooling: Pooling,
-    dtype: torch.dtype | None = None,
+    additive: torch.dtype | None = None,
 ) -> Batch:
-    """Lay each pair out in one row; the mask is additive, in the model's `dtype`."""
+    """Lay each pair out in one row; `additive` is the dtype of a mask that is added to scores.
+
+    `mask_kind` says which a model takes; without it the mask says what is seen.
+    """
     import torch
 
     kept = [common(one.ids, two.ids) for one, two in pairs]
@@ -175,10 +189,18 @@ def paired(
             read = span(*tokens, pad, pooling)
             columns = [c if c < shared else c + shift for c in range(read.start, read.stop)]
             weights[row, i, columns] = 1 / len(columns)
-    number = dtype or torch.float32
-    mask = torch.zeros(seen.shape, dtype=number).masked_fill_(~seen, torch.finfo(number).min)
+    mask = seen
+    if additive is not None:
+        mask = torch.zeros(seen.shape, dtype=additive)
+        mask.masked_fill_(~seen, torch.finfo(additive).min)
     inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
     return Batch(inputs, weights, sum(sizes))
+
+
+def mask_kind(model: Any) -> torch.dtype | None:
+    """Return the dtype of the mask that a model adds to attention scores, None if it adds none."""
+    how = getattr(model.config.get_text_config(), "_attn_implementation", None)
+    return None if how == "sdpa" else model.dtype
 
 
 PROBE = 24
@@ -204,6 +226,7 @@ def why_not(model: Any) -> str | None:
     if how not in (None, "eager", "sdpa"):
         return f"attention `{how}` takes no block mask"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    kinds |= set(getattr(config, "attention_layers", None) or ()) - {"global"}  # of GPT-Neo
     windowed = getattr(config, "sliding_window", None) and getattr(
         config, "use_sliding_window", True
     )
@@ -219,12 +242,12 @@ def why_not(model: Any) -> str | None:
     third = PROBE // 3
     one, two = ids[: 2 * third], ids[:third] + ids[2 * third :][::-1]
     trial = (Tokens(one, third), Tokens(two, third))
-    was, inner_dtype = model.training, next(model.parameters()).dtype
+    was, mask = model.training, mask_kind(model)
     model.eval()
     try:
         with torch.no_grad():
             found = []
-            for batch in (plain(trial, pad, "mean"), paired([trial], pad, "mean", inner_dtype)):
+            for batch in (plain(trial, pad, "mean"), paired([trial], pad, "mean", mask)):
                 _, states = token_scores(model, batch)
                 found.append(batch.states(states))
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -232,7 +255,7 @@ def why_not(model: Any) -> str | None:
     finally:
         model.train(was)
     apart = float((found[0] - found[1]).abs().max() / found[0].abs().max().clamp_min(1e-9))
-    exact = inner_dtype in (torch.float32, torch.float64)
+    exact = model.dtype in (torch.float32, torch.float64)
     if apart <= (1e-4 if exact else 5e-2):
         return None
     return f"{config.model_type} scores two replies in one row otherwise than alone"

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from engine_train.errors import TrainingError
-from engine_train.packing import Batch, Tokens, common, cut, encode, paired, plain, why_not
+from engine_train.packing import (
+    Batch,
+    Tokens,
+    common,
+    cut,
+    encode,
+    mask_kind,
+    paired,
+    plain,
+    why_not,
+)
 from engine_train.positions import Pooling, Span, span
 
 if TYPE_CHECKING:
@@ -89,7 +99,9 @@ class RewardModel:
             return list(zip(flat[::2], flat[1::2], strict=True))
         rewards = [(0.0, 0.0)] * len(pairs)
         for places in chunks([row_length(*both) for both in pairs]):
-            batch = paired([pairs[i] for i in places], self.pad, self.pooling, self.model.dtype)
+            batch = paired(
+                [pairs[i] for i in places], self.pad, self.pooling, mask_kind(self.model)
+            )
             found = self.rewards(batch)
             for i, one, two in zip(places, found[::2], found[1::2], strict=True):
                 rewards[i] = one, two

@@ -1,0 +1,130 @@
+"""Reward models on TRL: Bradley-Terry on pairs, of which the two replies share a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+
+from engine_train.errors import TrainingError
+from engine_train.jobs import Job
+from engine_train.positions import Pooling
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["COLUMNS", "RewardOptions", "build", "check", "defaults", "metrics"]
+
+COLUMNS = (
+    "`chosen` and `rejected` (both texts or both lists of messages) with or without `prompt`, or "
+    "`chosen_ids` and `rejected_ids`"
+)
+RATES = {"full": 1e-5, "top": 2e-5, "lora": 1e-4, "head": 1e-4}
+"""Learning rates; the head alone is fitted without one."""
+
+
+class RewardOptions(BaseModel):
+    """What a reward model's training is told beside TRL's arguments."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pooling: Pooling | None = None
+    """Where the reward is read; left out, as in the model that it begins with, else `last`."""
+    max_prompt: PositiveInt | None = None
+    """Tokens of the prompt that are kept, from its end; left out, as in that model, else all."""
+    max_reply: PositiveInt | None = None
+    """Tokens of the reply that are kept, from its start; left out, as in that model, else all."""
+    l2: PositiveFloat = 1.0
+    """With `tune: head`: how much its weights are held back."""
+
+
+def check(columns: Sequence[str], first: Mapping[str, Any]) -> None:
+    """Raise TrainingError unless the dataset has one of TRL's preference formats."""
+    have = ", ".join(columns)
+    if {"chosen_ids", "rejected_ids"} <= set(columns):
+        names: tuple[str, ...] = ("chosen_ids", "rejected_ids")
+        kinds: tuple[type, ...] = (list,)
+    else:
+        names, kinds = ("chosen", "rejected"), (str, list)
+        if missing := [name for name in names if name not in columns]:
+            raise TrainingError(
+                f"train.reward needs {COLUMNS}; the dataset has {have} and lacks "
+                f"{' and '.join(missing)}: make pairs of votes with `train.preference`, or rename "
+                "its fields with `take:` or `give:` before `dataset.pack`"
+            )
+        if "prompt" in columns:
+            names = (*names, "prompt")
+    found = [type(first[name]) for name in names]
+    if len(set(found)) > 1 or found[0] not in kinds:
+        said = ", ".join(f"`{n}` is {_kind(first[n])}" for n in names)
+        raise TrainingError(f"train.reward needs {COLUMNS}; in the dataset {said}")
+    if first.get("margin") is not None and not isinstance(first["margin"], (int, float)):
+        raise TrainingError(f"`margin` is {_kind(first['margin'])}: it must be a number")
+
+
+def _kind(value: Any) -> str:
+    kinds = {str: "a text", list: "a list", dict: "a record", type(None): "empty"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def defaults(job: Job) -> dict[str, Any]:
+    """Return TRL's arguments where the user gives none: what one processor does in minutes."""
+    import torch
+
+    fast = torch.cuda.is_available()
+    return {
+        "max_length": None,
+        "gradient_checkpointing": False,
+        "bf16": fast and torch.cuda.is_bf16_supported(),
+        "learning_rate": RATES[job.tuning.tune],
+        "logging_steps": 10,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 16,
+        "num_train_epochs": 1,
+        "train_sampling_strategy": "group_by_length",
+    }
+
+
+def build(
+    job: Job,
+    model: Any,
+    tokenizer: Any,
+    rows: Dataset,
+    config: Any,
+    callbacks: list[Any],
+    held_out: Dataset | None = None,
+) -> Any:
+    """Return the trainer. Raises TrainingError where the rows or the model cannot be used."""
+    from engine_train.reward_trainer import HeadTrainer, PairTrainer
+
+    options = RewardOptions.model_validate(job.options)
+    settings = {
+        "reward_pooling": options.pooling,
+        "reward_max_prompt": options.max_prompt,
+        "reward_max_reply": options.max_reply,
+    }
+    for name, value in settings.items():  # what the model was made with, unless told otherwise
+        if value is not None or not hasattr(model.config, name):
+            setattr(model.config, name, value)
+    if model.config.reward_pooling is None:
+        model.config.reward_pooling = "last"
+    more: dict[str, Any] = {
+        "model": model,
+        "processing_class": tokenizer,
+        "args": config,
+        "train_dataset": rows,
+        "eval_dataset": held_out,
+        "callbacks": callbacks,
+        "pooling": model.config.reward_pooling,
+        "max_prompt": model.config.reward_max_prompt,
+        "max_reply": model.config.reward_max_reply,
+    }
+    if job.tuning.tune == "head":
+        return HeadTrainer(features=job.workdir / "features", l2=options.l2, **more)
+    return PairTrainer(**more)
+
+
+def metrics(trainer: Any, history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return what was cut, and whether pairs shared rows."""
+    return {**trainer.counts, "packed": float(trainer.unpacked is None)}
