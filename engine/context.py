@@ -19,6 +19,9 @@ from engine.services import Blobs, CallRecords, Counters, Gate, MemoryCalls
 
 __all__ = ["Ancestor", "Context"]
 
+LONGEST = 200
+"""Characters that are kept of what a stage says."""
+
 
 class Ancestor(NamedTuple):
     """A stage whose rows lead to another one."""
@@ -110,12 +113,24 @@ class Context:
 
     @property
     def workdir(self) -> Path:
-        """A folder for checkpoints, kept over a kill and removed once the output is committed."""
+        """A folder for checkpoints, kept over a kill and removed once the output is committed.
+
+        It is the row's own, of a batch that of its rows, and handed back while what is read stays
+        the same. A row that dies keeps it, for `engine redrive`. A stream has one however its input
+        changes: it must know its own checkpoints. A source has none.
+        """
         if self.make_workdir is None:
-            raise RuntimeError(
-                f"stage {self.stage_key}: this run has no store, so it has no workdir"
-            )
+            why = "nothing of it is recorded" if self.open_blobs else "this run has no store"
+            raise RuntimeError(f"stage {self.stage_key}: {why}, so it has no workdir")
         return self.make_workdir()
+
+    def say(self, text: str) -> None:
+        """Say in a few words how far the work on this row is; shown until the row ends.
+
+        For work of minutes: `ctx.say("step 40 of 100, loss 0.31")`. It is no result, and no log.
+        """
+        self.counters.sayings.pop(self.row_id, None)  # the newest stands last
+        self.counters.sayings[self.row_id] = " ".join(str(text).split())[:LONGEST]
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

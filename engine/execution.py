@@ -277,6 +277,7 @@ class Execution:
                     break
             finally:
                 cost += ctx.cost
+                self.counters.sayings.pop(ctx.row_id, None)
         if isinstance(last, BadReply):
             return Outcome("reject", {}, last.reason, attempts=retry)
         at = raised_at(last, self.func.__module__.partition(".")[0]) if last is not None else ""

@@ -136,6 +136,13 @@ class Counters:
     """Reason -> up to three example texts."""
     sanitised: Counter[str] = field(default_factory=Counter)
     """Field -> lone surrogates that were replaced by U+FFFD on the way out."""
+    sayings: dict[str, str] = field(default_factory=dict)
+    """Row's id -> what the stage says of its work on that row, the newest last; no result."""
+
+    @property
+    def saying(self) -> str:
+        """What the stage said last of a row that it still works on, or ""."""
+        return next(reversed(self.sayings.values()), "")
 
     @property
     def in_flight(self) -> int:
@@ -197,7 +204,7 @@ class Counters:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON, what was paid in all included."""
-        counts = {name: getattr(self, name) for name in self.__slots__}
+        counts = {name: getattr(self, name) for name in self.__slots__ if name != "sayings"}
         models = {name: asdict(spent) for name, spent in self.models.items()}
         paid = self.spent  # `out` alone would be the rows
         tokens = {"new_tokens": paid.new, "cached_tokens": paid.cached, "out_tokens": paid.out}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from engine.cli import visible
 from engine.views import STAGE_COLUMNS, clock, spent_line
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Progress"]
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
+SAID_SECONDS = 30.0
+"""How long plain lines do not say again what stages say of their work."""
 
 
 class Progress:
@@ -27,6 +30,7 @@ class Progress:
         self._mode = "quiet" if quiet else "live" if sys.stderr.isatty() else "plain"
         self._view: Any = None
         self._started = time.monotonic()
+        self._said = -SAID_SECONDS
 
     def __enter__(self) -> Self:
         if self._mode == "live":
@@ -63,7 +67,7 @@ class Progress:
             if self._mode == "live" and self._view is not None:
                 self._view.update(self._table(), refresh=True)
             elif self._mode == "plain":
-                click.echo(self._line(), err=True)
+                click.echo("\n".join([self._line(), *self._sayings_now_and_then()]), err=True)
 
     def say(self, message: str) -> None:
         """Print a line above the table."""
@@ -85,7 +89,11 @@ class Progress:
         seconds = time.monotonic() - self._started
         told = f"{self._run.pipeline.name}: {self._run.finished} finished, {clock(seconds)}"
         spent = spent_line(counters)
-        parts = [table, spent_table(counters)] if spent else [table]
+        parts: list[Any] = [
+            table,
+            *(Text(line, no_wrap=True, overflow="ellipsis") for line in self._sayings()),
+        ]
+        parts += [spent_table(counters)] if spent else []
         return Group(*parts, Text(f"{told}; {spent}" if spent else told, "dim"))
 
     def _rows(self) -> list[tuple[str, list[str]]]:
@@ -125,6 +133,22 @@ class Progress:
             return "…"
         waiting = sum(up.out for up in ups) - self._run.counters[key].received
         return clock((waiting + self._run.counters[key].in_flight) / rate)
+
+    def _sayings(self) -> list[str]:
+        """Return what stages say of the rows in hand: the newest of each, and how many speak."""
+        return [
+            f"  {key}: {visible(c.saying)}"
+            + (f" (the newest of {len(c.sayings)})" if len(c.sayings) > 1 else "")
+            for key, c in self._run.counters.items()
+            if c.saying
+        ]
+
+    def _sayings_now_and_then(self) -> list[str]:
+        """Return the same for plain lines, or nothing where that was printed a moment ago."""
+        now = time.monotonic()
+        said = self._sayings() if now - self._said >= SAID_SECONDS else []
+        self._said = now if said else self._said
+        return said
 
     def _line(self) -> str:
         parts = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -12,6 +12,7 @@ from engine.arguments import row_maker
 from engine.channels import Inbox, Item, Target
 from engine.errors import StageError
 from engine.execution import Execution, Outcome, rejected
+from engine.keys import digest
 from engine.rows import Reject
 from engine.runners.base import Control, Runner
 from engine.services import CallRecords
@@ -80,11 +81,11 @@ class Batch(Runner):
         }
         alive = [i for i in range(len(items)) if i not in dead]
         outcomes = await self._halved([items[i] for i in alive], len(items)) if alive else []
-        ran = dict(zip(alive, outcomes, strict=True))
-        ran = {
-            i: self.put_memo(store, execution.row_key(items[i]), outcome)
-            for i, outcome in ran.items()
-        }
+        keys = [execution.row_key(items[i]) for i in alive]
+        made = [self.put_memo(store, key, out) for key, out in zip(keys, outcomes, strict=True)]
+        ran = dict(zip(alive, made, strict=True))
+        for folder in _finished(keys, made):
+            store.drop_workdir(folder)
         return [self.remembered(*dead[i]) if i in dead else ran[i] for i in range(len(items))]
 
     async def _halved(
@@ -105,7 +106,10 @@ class Batch(Runner):
             return {}
 
         first = items[0][0] or b""
-        outcome = await execution.attempts(first, once, rows=waiting, calls=calls)
+        key = None
+        if execution.recorded:
+            key = _folder([execution.row_key(item) for item in items])
+        outcome = await execution.attempts(first, once, key, rows=waiting, calls=calls)
         if outcome.kind != "row":
             if len(items) == 1:
                 return [outcome]
@@ -121,6 +125,21 @@ class Batch(Runner):
             return Outcome("row", self.execution.added(out, item[2], item[2]))
         except StageError as error:
             return Outcome("dead", {}, error=error)
+
+
+def _folder(keys: Sequence[bytes]) -> bytes:
+    """Return the key of the work folder of a batch, or of a part of one."""
+    return digest("batch", *keys)
+
+
+def _finished(keys: Sequence[bytes], outcomes: Sequence[Outcome]) -> Iterator[bytes]:
+    """Yield the work folders of a batch and its parts that nobody will ask for: no row died."""
+    if not any(outcome.kind == "dead" for outcome in outcomes):
+        yield _folder(keys)
+    if len(keys) > 1:
+        middle = len(keys) // 2
+        yield from _finished(keys[:middle], outcomes[:middle])
+        yield from _finished(keys[middle:], outcomes[middle:])
 
 
 class Signals:

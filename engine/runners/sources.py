@@ -140,6 +140,8 @@ class Source(Runner):
                         f"{error.reason!r}: with a higher `retry` it draws others",
                     ) from error
                 self.counters.retries += 1
+            finally:
+                self.counters.sayings.clear()
 
 
 async def _nothing() -> AsyncIterator[Any]:

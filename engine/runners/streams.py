@@ -57,6 +57,8 @@ class Stream(Runner):
             await self._recorded(self.store)
         else:
             await self._fresh(None, b"")
+            if self.store is not None:
+                self.store.drop_workdir(self.wired.fingerprint)
         self.done()
 
     async def _recorded(self, store: Store) -> None:
@@ -141,6 +143,8 @@ class Stream(Runner):
                     "once the disk is in order, run again"
                 ) from error
             raise StageError(self.key, "", f"{type(error).__name__}: {error}") from error
+        finally:
+            self.counters.sayings.clear()
         await self._end()
         return count
 

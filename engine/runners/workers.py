@@ -94,7 +94,8 @@ class Map(Workers):
             return self.remembered(memo, key)
         outcome = await execution.map(item)
         outcome = self.put_memo(store, key, outcome)
-        store.drop_workdir(key)
+        if outcome.kind != "dead":  # which may be tried again, from where it stopped
+            store.drop_workdir(key)
         return outcome
 
     async def _fast(self) -> None:
@@ -213,7 +214,8 @@ class Expand(Workers):
             store.put_memo(
                 key, Memo("end", note={**note.note, "kind": outcome.kind}, count=emitted)
             )
-            store.drop_workdir(key)
+            if outcome.kind != "dead":
+                store.drop_workdir(key)
             outcome = replace(outcome, memo=key)
         await self._parent(item, emitted, outcome)
 

@@ -13,7 +13,7 @@ import apsw
 
 from engine.errors import StoreError, short_path
 from engine.store.blobs import BlobFolder
-from engine.store.codec import references
+from engine.store.codec import load_json, references
 from engine.store.files import DATABASE, Lock, check_present, open_for_reading, open_for_writing
 from engine.store.records import BODY, LARGE
 from engine.text import TextError
@@ -90,17 +90,13 @@ def collect(folder: Path, *, runs: int | None = None, dry_run: bool = False) -> 
             connection.execute("BEGIN IMMEDIATE")
             used = _drop_records(connection, blobs, runs)
             freed = _difference(before, [*_records(connection)])
-            finished = {
-                path
-                for path in (folder / "work").glob("*")
-                if connection.execute("SELECT 1 FROM memo WHERE key=?", (_key(path),)).get
-            }
+            finished = _finished(connection, blobs, folder / "work")
             connection.execute("ROLLBACK" if dry_run else "COMMIT")
         except (apsw.Error, TextError) as error:
             raise _unreadable(folder, error) from error
         for what, paths in {
             "blobs": [blobs.place(name) for name in blobs.names() if name not in used],
-            "work folders": sorted(finished),
+            "work folders": finished,
             "temporary": blobs.temporary(),
         }.items():
             freed.append(Room(what, "", len(paths), sum(map(_bytes, paths))))
@@ -154,6 +150,23 @@ def _drop_texts(connection: apsw.Connection, blobs: BlobFolder, needed: set[byte
     gone = [(did,) for did in every if did not in needed]
     connection.executemany("DELETE FROM texts WHERE did=?", gone)
     return used
+
+
+def _finished(connection: apsw.Connection, blobs: BlobFolder, work: Path) -> list[Path]:
+    """Return the work folders that nobody will ask for: the result is there, or is not wanted.
+
+    Those of dead rows stay as long as a run tells of the row: `redrive` tries it again.
+    """
+    dead = {
+        load_json(_whole(note, blobs)).get("memo")
+        for (note,) in connection.execute("SELECT note FROM rows WHERE fate='dead'")
+    }
+    ended = "SELECT 1 FROM memo WHERE key=? AND ordinal=-1"
+    return [
+        path
+        for path in sorted(work.glob("*"))
+        if path.name not in dead and connection.execute(ended, (_key(path),)).get
+    ]
 
 
 def _compact(connection: apsw.Connection, folder: Path) -> None:
