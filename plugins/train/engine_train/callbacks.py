@@ -40,7 +40,6 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._every = int(given) if given else None
         self.boundary = _boundary(config)
         self.stopped = False
-        self.alarms: list[str] = []
         self._saved = self._began = time.monotonic()
         self._cost = 0.0
         self._from = self._saved_step = 0

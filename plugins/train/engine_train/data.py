@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,34 @@ from engine_train.errors import TrainingError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["load_rows", "texts"]
+__all__ = ["FORMATS", "check_columns", "load_rows", "texts"]
+
+FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "sft": (("messages",), ("prompt", "completion"), ("text",), ("input_ids",)),
+    "reward": (("chosen", "rejected"), ("chosen_ids", "rejected_ids")),
+    "dpo": (("chosen", "rejected"),),
+    "grpo": (("prompt",),),
+}
+"""Method -> the columns of each format that it takes, which are TRL's."""
+
+
+def check_columns(method: str, columns: Collection[str]) -> tuple[str, ...]:
+    """Return the format that a dataset has; raise TrainingError unless it is one, and one alone."""
+    formats = FORMATS[method]
+    found = [names for names in formats if all(name in columns for name in names)]
+    if len(found) == 1:
+        return found[0]
+    wanted = ", or ".join(" and ".join(f"`{name}`" for name in names) for names in formats)
+    if found:
+        both = " and ".join("+".join(names) for names in found)
+        raise TrainingError(
+            f"train.{method}: the dataset has {both}: name the columns of one of them in `fields:` "
+            "of `dataset.pack`"
+        )
+    raise TrainingError(
+        f"train.{method} needs {wanted}; the dataset has {', '.join(columns) or 'no columns'}: "
+        "name its fields so (`take:` or `give:`) before `dataset.pack`"
+    )
 
 
 def load_rows(path: Path) -> Dataset:

@@ -5,31 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine_train.data import check_columns
 from engine_train.errors import TrainingError
 from engine_train.jobs import Job
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["COLUMNS", "build", "check", "defaults", "metrics"]
-
-COLUMNS = "`messages`, or `prompt` and `completion`, or `text`"
-FORMATS = (("messages",), ("prompt", "completion"), ("text",), ("input_ids",))
+__all__ = ["build", "check", "defaults", "metrics"]
 
 
 def check(columns: Sequence[str], first: Mapping[str, Any]) -> None:
-    """Raise TrainingError unless the dataset has one of TRL's formats."""
-    found = [names for names in FORMATS if all(name in columns for name in names)]
-    if not found:
-        raise TrainingError(
-            f"train.sft needs {COLUMNS}; the dataset has {', '.join(columns)}: rename its fields "
-            "with `take:` or `give:` before `dataset.pack`"
-        )
-    if len(found) > 1:
-        both = " and ".join("+".join(names) for names in found)
-        raise TrainingError(
-            f"the dataset has {both}: name the columns of one of them in `fields:` of `dataset.pack`"
-        )
+    """Do nothing: the columns tell all."""
 
 
 def defaults(job: Job) -> dict[str, Any]:
@@ -49,13 +36,10 @@ def build(
     """Return TRL's trainer. Raises TrainingError where a row is longer than the model reads."""
     from trl import SFTTrainer
 
-    names = next(names for names in FORMATS if all(name in rows.column_names for name in names))
+    names = check_columns("sft", rows.column_names)
     keep = [*names, *(n for n in ("tools", "completion_mask") if n in rows.column_names)]
-    needs_template = names[0] == "messages" or not isinstance(rows[0][names[0]], (str, list))
-    conversational = needs_template or (
-        names == ("prompt", "completion") and isinstance(rows[0]["prompt"], list)
-    )
-    if conversational and not tokenizer.chat_template:
+    conversational = names[0] != "input_ids" and isinstance(rows[0][names[0]], list)
+    if conversational and not (tokenizer.chat_template or config.chat_template_path):
         raise TrainingError(
             "the rows are conversations and the tokenizer has no chat template: give "
             "`args: {chat_template_path: FILE.jinja}`, or a model that was made for chats"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine_train import arguments, bases, cards, memory, tuning
 from engine_train.callbacks import Keeper, complete
-from engine_train.data import load_rows, texts
+from engine_train.data import check_columns, load_rows, texts
 from engine_train.errors import TrainingError
 from engine_train.history import clean, final
 from engine_train.jobs import Job, Outcome
@@ -61,6 +62,7 @@ def _train(job: Job, tell: Tell) -> Outcome:
     method = import_module(f"engine_train.{job.method}")
     rows = load_rows(job.dataset)
     held_out = load_rows(job.held_out) if job.held_out else None
+    check_columns(job.method, rows.column_names)
     method.check(rows.column_names, rows[0])
     set_seed(job.seed)
     load = bases.load_reward if job.method == "reward" else bases.load_causal
@@ -70,8 +72,10 @@ def _train(job: Job, tell: Tell) -> Outcome:
     config = arguments.build(
         job.method,
         job.args,
-        OWN | method.defaults(job) | {"output_dir": str(checkpoints), "seed": job.seed},
+        OWN | _device() | method.defaults(job) | {"output_dir": str(checkpoints), "seed": job.seed},
     )
+    if job.log_dir is not None:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.log_dir)
     keeper = Keeper(job, config, tell)
     set_seed(config.seed)
     trainer = method.build(job, model, tokenizer, rows, config, [keeper], held_out)
@@ -86,7 +90,8 @@ def _train(job: Job, tell: Tell) -> Outcome:
     history = clean(trainer.state.log_history)
     metrics = final(history) | {"rows": len(rows), "steps": trainer.state.global_step}
     metrics |= method.metrics(trainer, history)
-    outcome = Outcome(metrics=_numbers(metrics), alarms=list(keeper.alarms))
+    alarms = method.alarms(trainer, history) if hasattr(method, "alarms") else []
+    outcome = Outcome(metrics=_numbers(metrics), alarms=alarms)
     if trainer.is_world_process_zero():
         shutil.rmtree(job.output, ignore_errors=True)
         job.output.mkdir(parents=True)
@@ -98,9 +103,19 @@ def _train(job: Job, tell: Tell) -> Outcome:
     return outcome
 
 
+def _device() -> dict[str, Any]:
+    """Return what TRL should know of the device: its defaults are those of a GPU with bfloat16."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {"bf16": torch.cuda.is_bf16_supported()}
+    return {"bf16": False, "gradient_checkpointing": False}
+
+
 def _save(trainer: Any, tokenizer: Any, job: Job) -> None:
     """Write the model and its tokenizer; nothing in them tells of this machine or of the time."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    model.config.use_cache = True  # a trainer turns it off, and whoever generates wants it
     if hasattr(model, "merge_and_unload") and job.tuning.save == "merged":
         model.merge_and_unload().save_pretrained(job.output)
     else:
@@ -130,8 +145,8 @@ def _record(
         "base": job.base.name,
         "layers": job.base.layers,
         "tuning": job.tuning.model_dump(mode="json"),
-        "args": job.args,
-        "options": job.options,
+        "args": _portable(job.args),
+        "options": _portable(job.options),
         "seed": job.seed,
         "threads": threads,
         "data": {"rows": len(rows), "columns": list(rows.column_names)},
@@ -140,6 +155,13 @@ def _record(
         "alarms": outcome.alarms,
         "history": list(history),
     }
+
+
+def _portable(value: Any) -> Any:
+    """Return settings with files by their names, and what was left out left out."""
+    if isinstance(value, Mapping):
+        return {name: _portable(v) for name, v in value.items() if v is not None}
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
