@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from engine_train import intervals, reward
 from engine_train.errors import TrainingError
-from engine_train.jobs import STOP
+from engine_train.worker import STOP
 
 if TYPE_CHECKING:
     from engine_train.rewards import RewardModel
@@ -95,8 +95,8 @@ def _scored(
             tell({"say": f"batch {number} of {len(places)}"})
     rewards: Rewards = [(0.0, 0.0)] * len(rows)
     for chosen, scores in zip(places, done, strict=True):
-        for i, (one, two) in zip(chosen, scores, strict=True):
-            rewards[i] = one, two
+        for i, both in zip(chosen, scores, strict=True):
+            rewards[i] = both
     return rewards
 
 

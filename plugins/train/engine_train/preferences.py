@@ -104,13 +104,11 @@ async def evaluate(
     - `trainer`: the workers to compute in; left out, one of its own.
     """
     blobs = ctx.blobs
-    workdir = ctx.workdir
     asked = Evaluation(
         model=blobs.path(model),
         baseline=blobs.path(baseline) if baseline else None,
         held_out=blobs.path(held_out),
-        workdir=workdir,
+        workdir=ctx.workdir,
     )
-    payload = asked.model_dump(mode="json")
-    answer = await call("engine_train.evaluating:evaluate", payload, workdir, trainer, ctx)
+    answer = await call("engine_train.evaluating:evaluate", asked, trainer, ctx)
     return Evaluated(accuracy=answer["accuracy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,9 +157,9 @@ class HeadTrainer(PairTrainer):
     much the weights of the standardised differences are held back.
     """
 
-    def __init__(self, *, features: Path, l2: float, **more: Any) -> None:
-        super().__init__(**more)
-        self.features, self.l2 = features, l2
+    def __init__(self, *, features: Path, l2: float, callbacks: Sequence[Any], **more: Any) -> None:
+        super().__init__(callbacks=list(callbacks), **more)
+        self.features, self.l2, self.watching = features, l2, callbacks
 
     def train(self, *_: Any, **__: Any) -> Any:
         """Compute the states, then fit."""
@@ -189,7 +190,8 @@ class HeadTrainer(PairTrainer):
         places = list(chunks(self.train_dataset["length"]))
         state.max_steps, state.global_step = len(places), 0
         state.is_world_process_zero = self.is_world_process_zero()
-        self.callback_handler.on_train_begin(args, state, control)
+        for callback in self.watching:  # of ours: there is nothing for a tracker to note
+            callback.on_train_begin(args, state, control)
         found: list[torch.Tensor] = []
         for number, chosen in enumerate(places):
             path = self.features / f"{number:05d}.safetensors"
@@ -201,9 +203,10 @@ class HeadTrainer(PairTrainer):
                     save_file({"states": found[-1]}, path.with_suffix(".part"))
                     path.with_suffix(".part").replace(path)
             state.global_step = number + 1
-            # A head that has learned nothing yet: each pair is a coin's toss, a loss of ln 2.
-            self.callback_handler.on_log(args, state, control, {"loss": 0.6931})
-            control = self.callback_handler.on_step_end(args, state, control)
+            for callback in self.watching:
+                # A head that has learned nothing yet: each pair is a coin's toss.
+                callback.on_log(args, state, control, logs={"loss": math.log(2)})
+                callback.on_step_end(args, state, control)
             if control.should_training_stop:
                 return None
         states = torch.empty(len(self.train_dataset), *found[0].shape[1:])
