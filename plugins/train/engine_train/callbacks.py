@@ -67,11 +67,11 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         """Save where it is time, and end where it was asked."""
         if state.global_step % self.boundary or state.global_step >= state.max_steps:
             return
-        asked = (self._job.workdir / STOP).exists()
         if self._every:
             due = state.global_step - self._saved_step >= self._every
         else:
             due = time.monotonic() - self._saved >= max(PATIENCE, SHARE * self._cost)
+        asked, due = _agreed((self._job.workdir / STOP).exists(), due)
         if asked or due:
             control.should_save = True
             self._saving = time.monotonic()
@@ -89,6 +89,16 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         done = state.global_step - self._from
         left = (time.monotonic() - self._began) / done * (state.max_steps - state.global_step)
         return f"step {state.global_step} of {state.max_steps}, loss {loss:.3f}, {_left(left)} left"
+
+
+def _agreed(*facts: bool) -> list[bool]:
+    """Return what the first of the processes that train together finds: all must do the same."""
+    import torch.distributed
+
+    shared = list(facts)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(shared, src=0)
+    return shared
 
 
 def complete(checkpoints: Path) -> Path | None:

@@ -95,6 +95,7 @@ def _train(job: Job, tell: Tell) -> Outcome:
     if trainer.is_world_process_zero():
         shutil.rmtree(job.output, ignore_errors=True)
         job.output.mkdir(parents=True)
+    trainer.accelerator.wait_for_everyone()
     _save(trainer, tokenizer, job)
     if trainer.is_world_process_zero():
         record = _record(job, rows, torch.get_num_threads(), outcome, history)

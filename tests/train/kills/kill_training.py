@@ -29,7 +29,7 @@ CONFIG = (
 )
 ARGS = {
     "sft": f"max_steps: {STEPS}, save_steps: {EVERY}, per_device_train_batch_size: 4",
-    "reward": f"max_steps: {STEPS}, save_steps: {EVERY}, per_device_train_batch_size: 4",
+    "reward": f"max_steps: {STEPS}, save_steps: {EVERY}, logging_steps: 1, per_device_train_batch_size: 4",
     "dpo": f"max_steps: {STEPS}, save_steps: {EVERY}, per_device_train_batch_size: 4",
     "grpo": f"max_steps: {STEPS}, save_steps: {EVERY}, per_device_train_batch_size: 4, "
     "num_generations: 2, max_completion_length: 6, learning_rate: 1.0e-3",

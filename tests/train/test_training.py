@@ -1,0 +1,217 @@
+"""A training, as a worker runs it: what it writes, how it resumes, what stops it."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from engine_train.errors import TrainingError
+from engine_train.training import train
+from kill_training import SCORE, rows
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and TRL
+METHODS = ["sft", "reward", "dpo", "grpo"]
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 128,
+}
+ARGS = {"max_steps": 8, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
+MORE = {"grpo": {"num_generations": 2, "max_completion_length": 6, "learning_rate": 1e-3}}
+Say = Callable[[Mapping[str, Any]], None]
+
+
+class Killed(BaseException):
+    """What a kill is in these tests: nothing that runs after it can mend anything."""
+
+
+def nobody(answer: Mapping[str, Any]) -> None:
+    """Listen to nothing."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Make a job of a method: a tiny new model, made-up rows."""
+
+    def make(method: str, name: str = "work", *, data: Any = None, **args: Any) -> dict[str, Any]:
+        workdir = tmp_path / name
+        workdir.mkdir(exist_ok=True)
+        dataset = tmp_path / f"{method}.jsonl"
+        lines = [orjson.dumps(row) for row in (rows(method) if data is None else data)]
+        dataset.write_bytes(b"\n".join(lines))
+        (tmp_path / "score.py").write_text(SCORE)
+        options = {"reward_file": str(tmp_path / "score.py")} if method == "grpo" else {}
+        return {
+            "method": method,
+            "base": {"model": {"config": LLAMA}},
+            "dataset": str(dataset),
+            "output": str(workdir / "model"),
+            "workdir": str(workdir),
+            "seed": 5,
+            "args": ARGS | MORE.get(method, {}) | args,
+            "options": options,
+        }
+
+    return make
+
+
+def files(asked: Mapping[str, Any]) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(asked["output"]).iterdir()}
+
+
+def killed_at(step: int) -> Say:
+    def listen(answer: Mapping[str, Any]) -> None:
+        if answer["say"].startswith(f"step {step} "):
+            raise Killed
+
+    return listen
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_training_ends_in_the_same_bytes(
+    method: str, job: Callable[..., dict[str, Any]]
+) -> None:
+    whole, killed = job(method, "whole"), job(method, "killed")
+    train(whole, nobody)
+    for step in (3, 7):  # once between checkpoints, once after some
+        with pytest.raises(Killed):
+            train(killed, killed_at(step))
+    said: list[str] = []
+    train(killed, lambda answer: said.append(answer["say"]))
+    assert [text for text in said if text.startswith("step")][0].startswith("step 7 of 8")
+    assert files(whole) == files(killed)
+    assert "model.safetensors" in files(whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_written_tells_nothing_of_the_machine(
+    method: str, job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    asked = job(method)
+    train(asked, nobody)
+    found = files(asked)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= found.keys()
+    assert "training_args.bin" not in found
+    for name, data in found.items():
+        assert str(tmp_path).encode() not in data, name
+        assert b"runtime" not in data, name
+    record = json.loads(found["training.json"])
+    assert record["method"] == method
+    assert [r["step"] for r in record["history"] if "loss" in r] == list(range(1, 9))
+    assert record["metrics"]["steps"] == 8
+
+
+def test_a_checkpoint_that_was_cut_short_is_not_used(job: Callable[..., dict[str, Any]]) -> None:
+    whole, cut = job("sft", "whole"), job("sft", "cut")
+    train(whole, nobody)
+    with pytest.raises(Killed):
+        train(cut, killed_at(7))
+    last = Path(cut["workdir"], "checkpoints", "checkpoint-6")
+    (last / "complete").unlink()  # as a kill while it was written leaves it
+    (last / "model.safetensors").write_bytes(b"half")
+    train(cut, nobody)
+    assert files(whole) == files(cut)
+
+
+def test_asked_to_stop_it_saves_and_ends(job: Callable[..., dict[str, Any]]) -> None:
+    whole, stopped = job("sft", "whole"), job("sft", "stopped", save_steps=100)
+    train(job("sft", "whole", save_steps=100), nobody)
+    stop = Path(stopped["workdir"], "stop")
+
+    def ask(answer: Mapping[str, Any]) -> None:
+        if answer["say"].startswith("step 3 "):
+            stop.touch()
+
+    assert train(stopped, ask)["stopped"]
+    assert not Path(stopped["output"]).exists()
+    stop.unlink()
+    assert not train(stopped, nobody)["stopped"]
+    assert files(whole) == files(stopped)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    job: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import SFTTrainer
+
+    compute = SFTTrainer.compute_loss
+
+    def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = compute(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 4 else loss
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", broken)
+    asked = job("sft")
+    with pytest.raises(TrainingError, match="loss is nan at step 5.*checkpoint of step 4 is kept"):
+        train(asked, nobody)
+    assert Path(asked["workdir"], "checkpoints", "checkpoint-4", "complete").exists()
+    assert not Path(asked["workdir"], "checkpoints", "checkpoint-6").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "the dataset is empty"),
+        ([{"question": "a", "answer": "b"}], "train.{method} needs .*has question, answer"),
+    ],
+)
+def test_a_dataset_that_cannot_be_used(
+    method: str, data: Any, message: str, job: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(TrainingError, match=message.format(method=method)):
+        train(job(method, data=data), nobody)
+
+
+def test_two_formats_in_one_dataset(job: Callable[..., dict[str, Any]]) -> None:
+    both = [{"text": "a b", "messages": [{"role": "user", "content": "a"}]}]
+    with pytest.raises(TrainingError, match=r"has messages and text: name the columns"):
+        train(job("sft", data=both), nobody)
+
+
+def test_conversations_need_a_chat_template(job: Callable[..., dict[str, Any]]) -> None:
+    turns = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "b a"}]
+    first = job("sft", "first", data=[{"text": "a b"}] * 8)
+    train(first, nobody)
+    bare = Path(first["output"])
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    asked = job("sft", data=[{"messages": turns}] * 8) | {"base": {"model": str(bare)}}
+    with pytest.raises(TrainingError, match="no chat template"):
+        train(asked, nobody)
+
+
+def test_a_row_longer_than_the_model_reads(job: Callable[..., dict[str, Any]]) -> None:
+    data = [{"text": "a b"}] * 3 + [{"text": "a b " * 100}]
+    with pytest.raises(TrainingError, match=r"row 4 has 20\d tokens and the model reads 128"):
+        train(job("sft", data=data), nobody)
+
+
+def test_another_seed_gives_another_model(job: Callable[..., dict[str, Any]]) -> None:
+    first, second = job("sft", "first"), job("sft", "second") | {"seed": 6}
+    train(first, nobody)
+    train(second, nobody)
+    assert files(first)["model.safetensors"] != files(second)["model.safetensors"]
+
+
+def test_held_out_rows_are_evaluated_and_not_trained_on(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    alone, beside = job("sft", "alone"), job("sft", "beside")
+    shutil.copy(alone["dataset"], tmp_path / "held_out.jsonl")
+    beside["held_out"] = str(tmp_path / "held_out.jsonl")
+    plain, evaluated = train(alone, nobody), train(beside, nobody)
+    assert "eval_loss" not in plain["metrics"]
+    assert evaluated["metrics"]["eval_loss"] > 0
+    assert files(alone)["model.safetensors"] == files(beside)["model.safetensors"]
