@@ -67,7 +67,8 @@ def _several(found: Sequence[Measured]) -> str:
     ]
     if len(differences) == len(found):
         low, high = points(min(differences)), points(max(differences))
-        said += f"; less the baseline {low}{'' if low == high else f' to {high}'} points"
+        apart = low if low == high else f"{low} to {high}"
+        said += f", {apart} points against the baseline"
     return said + "."
 
 

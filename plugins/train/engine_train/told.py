@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["every", "given"]
+if TYPE_CHECKING:
+    from engine_train.jobs import Job
+
+__all__ = ["every", "given", "settings"]
+
+ARGS = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
+    *("max_grad_norm", "max_length", "packing", "beta", "loss_type", "num_generations"),
+    *("max_completion_length", "temperature", "num_iterations"),
+)
+"""The arguments of transformers and TRL that a reader asks for, given or not."""
+REWARD = ("pooling", "max_prompt", "max_reply")
+
+
+def settings(job: Job, config: Any, model: Any) -> dict[str, Any]:
+    """Return what a training used, whoever chose it: of TRL's config and of the model's."""
+    fitted = job.method == "reward" and job.tuning.tune == "head"  # without an optimizer's steps
+    used = {} if fitted else {name: getattr(config, name, None) for name in ARGS}
+    if job.method == "reward":
+        used |= {name: getattr(model, f"reward_{name}", None) for name in REWARD}
+    if (used.get("max_steps") or 0) <= 0:
+        used.pop("max_steps", None)
+    found = {name: getattr(value, "value", value) for name, value in used.items()}  # of enums
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def given(record: Mapping[str, Any]) -> dict[str, str]:
@@ -31,8 +55,9 @@ def _chosen(tuning: Mapping[str, Any]) -> dict[str, Any]:
 def every(record: Mapping[str, Any]) -> dict[str, str]:
     """Return all other settings, and the versions of what trained."""
     found = dict(record.get("settings") or {})
-    found |= {name: record.get(name) for name in ("tuning", "threads", "versions")}
-    return {name: shown(value) for name, value in _flat(found)}
+    found |= {name: record.get(name) for name in ("threads", "versions")}
+    known = given(record)
+    return {name: shown(value) for name, value in _flat(found) if name not in known}
 
 
 def _flat(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine_train import arguments, bases, cards, memory, tuning
+from engine_train import arguments, bases, cards, memory, told, tuning
 from engine_train.callbacks import Keeper, complete
 from engine_train.data import check_columns, load_rows, texts
 from engine_train.errors import TrainingError
@@ -99,8 +99,9 @@ def _train(job: Job, tell: Tell) -> Outcome:
     _save(trainer, tokenizer, job)
     if trainer.is_world_process_zero():
         record = _record(job, rows, torch.get_num_threads(), outcome, history)
+        record["settings"] = told.settings(job, config, model.config)
         _write(job.output / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
-        _write(job.output / "README.md", cards.card(record, name=job.base.name))
+        _write(job.output / "README.md", cards.card(record))
     return outcome
 
 
