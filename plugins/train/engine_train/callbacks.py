@@ -26,7 +26,7 @@ SHARE = 20.0
 """A checkpoint is saved no more often than this many times the time that saving takes."""
 
 
-class Keeper(TrainerCallback):  # type: ignore[misc]
+class Keeper(TrainerCallback):
     """Saves checkpoints, ends the training when it is asked to or goes wrong, tells how it goes.
 
     Checkpoints fall on steps after which nothing is pending, the multiples of `boundary`: what is to

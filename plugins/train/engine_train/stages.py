@@ -211,8 +211,10 @@ def _look(method: Method, upstream: Mapping[str, Any], **config: Any) -> Mapping
     return {}
 
 
-for _stage, _method in ((sft, "sft"), (reward, "reward"), (dpo, "dpo"), (grpo, "grpo")):
-    fields_of(_stage)(partial(_look, _method))
+fields_of(sft)(partial(_look, "sft"))
+fields_of(reward)(partial(_look, "reward"))
+fields_of(dpo)(partial(_look, "dpo"))
+fields_of(grpo)(partial(_look, "grpo"))
 
 
 class _Given(Row):
