@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-WORDS = "[PAD] [END] [UNK] user assistant : please help me now thanks no yes the a cat dog".split()
+WORDS = ("[PAD]", "[END]", "[UNK]", "user", "assistant", ":", "help", "me", "now", "thanks", "no")
+WORDS += ("yes", "the", "a", "cat", "dog")
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] + ' [END] ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant : ' }}{% endif %}"
