@@ -35,6 +35,7 @@ __all__ = [
     "Reject",
     "Row",
     "plain",
+    "preceded",
     "row_fields",
     "strip_annotated",
 ]
@@ -54,8 +55,9 @@ class Row:
     ...     question: str
     """
 
-    __slots__ = ("__dict__", "_id", "_key", "_order")
+    __slots__ = ("__dict__", "_before", "_id", "_key", "_order")
 
+    _before: int
     _id: bytes
     _order: tuple[int, ...]
     _key: str
@@ -149,6 +151,18 @@ class Row:
         return row_html(self)
 
 
+S = TypeVar("S", bound=Row)
+
+
+def preceded(row: S, count: int) -> S:
+    """Return a source's row that `count` equal rows precede which the source does not pass on.
+
+    Its id is then that which it has where they are passed on.
+    """
+    object.__setattr__(row, "_before", count)
+    return row
+
+
 def _remade(
     cls: type[Row],
     fields: Mapping[str, Any],
@@ -209,9 +223,6 @@ def strip_annotated(hint: Any) -> Any:
             hint = hint.__value__
         else:
             return hint
-
-
-S = TypeVar("S", bound=Row)
 
 
 class Added(Generic[S]):

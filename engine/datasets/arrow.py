@@ -14,7 +14,7 @@ from engine.errors import short_path
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["arrow_records", "file_tables", "schema_shapes", "table_records"]
+__all__ = ["arrow_records", "count_rows", "file_tables", "schema_shapes", "table_records"]
 
 GROUP = 1024
 """Rows that are decoded at once."""
@@ -41,6 +41,16 @@ def file_tables(file: DataFile) -> tuple[pyarrow.Schema, Iterator[pyarrow.Record
     except (pyarrow.ArrowException, OSError) as error:
         what = "Parquet" if file.format == "parquet" else "an Arrow stream"
         raise ValueError(f"{where}: not {what}, or cut short: {_first_line(error)}") from None
+
+
+def count_rows(file: DataFile) -> int:
+    """Return how many rows a Parquet or Arrow file has. Raises ValueError as `file_tables` does."""
+    import pyarrow.parquet as parquet
+
+    _, batches = file_tables(file)
+    if file.format == "parquet":  # its footer says
+        return int(parquet.read_metadata(file.path).num_rows)
+    return sum(batch.num_rows for batch in batches)
 
 
 def _told(where: str, batches: Iterable[Any]) -> Iterator[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,18 +16,26 @@ import anyio.to_thread
 from pydantic import PositiveInt
 
 from engine.datasets import files, hub
-from engine.datasets.arrow import arrow_records, file_tables, schema_shapes, table_records
+from engine.datasets.arrow import (
+    arrow_records,
+    count_rows,
+    file_tables,
+    schema_shapes,
+    table_records,
+)
 from engine.datasets.formats import Records, text_records
 from engine.datasets.shapes import Mismatch, Shape, peeked
 from engine.datasets.transcripts import preference, preference_fields
 from engine.errors import nearest, short_path
-from engine.rows import RESERVED, Reject, Row
+from engine.keys import canonical, digest
+from engine.rows import RESERVED, Reject, Row, preceded
 from engine.settings import InputData
 from engine.stages import fields_of, stage
 from engine.text import Text
 
 __all__ = ["read"]
 
+_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?", re.ASCII)
 CHUNK = 512
 """Rows that are read at once, in a thread."""
 
@@ -43,6 +53,7 @@ async def read(
     convert: Literal["hh-rlhf"] | None = None,
     numbers: tuple[str, ...] = (),
     id_field: str | None = None,
+    rows: str | None = None,
     peek: PositiveInt = 100,
 ) -> AsyncIterator[Row | Reject]:
     """Read rows from files, or from a dataset on the Hugging Face Hub.
@@ -60,19 +71,21 @@ async def read(
     - `convert`: `hh-rlhf` makes dialogues of the transcripts `chosen` and `rejected`.
     - `numbers`: the columns of a CSV file whose cells are numbers; all others are texts.
     - `id_field`: the field that a row's id is made from; left out, it is made from the content.
+    - `rows`: which rows, as Python counts them: `"0:1700"` the first 1,700, `"-300:"` the last 300;
+      ids stay what they are without it.
     - `peek`: how many rows of each file are looked at for fields and types.
     """
     parts = _parts(path, hub, config, split, revision, streaming, format, numbers)
+    start, stop = await anyio.to_thread.run_sync(_range, rows, parts)
     shapes = await anyio.to_thread.run_sync(_peek, parts, peek) or {}
-    for part in parts:
-        with closing(_rows(part, shapes, id_field, convert)) as rows:
-            error: Exception | None = None
-            while error is None:
-                chunk, error = await anyio.to_thread.run_sync(_taken, rows)
-                for row in chunk:
-                    yield row
-                if error is not None and not isinstance(error, StopIteration):
-                    raise error
+    with closing(_rows(parts, shapes, id_field, convert, start, stop)) as made:
+        error: Exception | None = None
+        while error is None:
+            chunk, error = await anyio.to_thread.run_sync(_taken, made)
+            for row in chunk:
+                yield row
+            if error is not None and not isinstance(error, StopIteration):
+                raise error
 
 
 @fields_of(read)
@@ -89,10 +102,17 @@ def read_fields(
     convert: str | None,
     numbers: tuple[str, ...],
     id_field: str | None,
+    rows: str | None,
     peek: int,
 ) -> Mapping[str, Any]:
     """Return the fields that all of the first rows have, with types that hold for all of them."""
     parts = _parts(path, hub, config, split, revision, streaming, format, numbers)
+    bounds = _bounds(rows)
+    if streaming and any(bound is not None and bound < 0 for bound in bounds):
+        raise ValueError(
+            f"rows: {rows!r} counts from the end, which is not known with `streaming`: leave "
+            "`streaming` out"
+        )
     shapes = _peek(parts, peek)
     where = ", ".join(part.place for part in parts[:3])
     if shapes is None:
@@ -118,6 +138,8 @@ class _Part:
     records: Callable[[], Records]
     seeds: Callable[[], Mapping[str, Shape] | None]
     """What its schema says, if it has one."""
+    count: Callable[[], int]
+    """How many rows it has."""
 
 
 def _parts(
@@ -156,8 +178,13 @@ def _file_part(file: files.DataFile, numbers: Sequence[str]) -> _Part:
             "row",
             lambda: arrow_records(file),
             lambda: schema_shapes(file_tables(file)[0], place),
+            lambda: count_rows(file),
         )
-    return _Part(place, file.name, "line", lambda: text_records(file, numbers), lambda: None)
+
+    def records() -> Records:
+        return text_records(file, numbers)
+
+    return _Part(place, file.name, "line", records, lambda: None, lambda: sum(1 for _ in records()))
 
 
 def _hub_part(
@@ -172,7 +199,34 @@ def _hub_part(
         return None if features is None else schema_shapes(features.arrow_schema, name)
 
     origin = "/".join(filter(None, (name, config, split))) + (f"@{revision}" if revision else "")
-    return _Part(name, origin, "row", lambda: table_records(hub.tables(name, loaded())), seeds)
+    return _Part(
+        name,
+        origin,
+        "row",
+        lambda: table_records(hub.tables(name, loaded())),
+        seeds,
+        lambda: int(loaded().num_rows),
+    )
+
+
+def _bounds(rows: str | None) -> tuple[int | None, int | None]:
+    """Return start and stop of a slice as it is written. Raises ValueError for what is none."""
+    match = _SLICE.fullmatch(":" if rows is None else rows)
+    if match is None:
+        raise ValueError(
+            f'rows: {rows!r} is no slice: write "START:STOP", as Python does: "0:1700" for the '
+            'first 1,700 rows, "-300:" for the last 300'
+        )
+    start, stop = (int(bound) if bound else None for bound in match.groups())
+    return start, stop
+
+
+def _range(rows: str | None, parts: Sequence[_Part]) -> tuple[int, int | None]:
+    """Return the first row of a slice and the one after the last; None is the end."""
+    start, stop = _bounds(rows)
+    if (start or 0) < 0 or (stop or 0) < 0:
+        start, stop, _ = slice(start, stop).indices(sum(part.count() for part in parts))
+    return start or 0, stop
 
 
 def _peek(parts: Sequence[_Part], count: int) -> dict[str, Shape] | None:
@@ -194,41 +248,70 @@ def _peek(parts: Sequence[_Part], count: int) -> dict[str, Shape] | None:
 
 
 def _rows(
-    part: _Part,
+    parts: Sequence[_Part],
     shapes: Mapping[str, Shape],
     id_field: str | None,
     convert: str | None,
+    start: int,
+    stop: int | None,
 ) -> Generator[Row | Reject, None, None]:
-    """Yield a part's rows. Raises ValueError, with its place, for a row that cannot be used."""
-    operation, unit, free = f"source:{part.origin}", part.unit, Shape()
-    with closing(part.records()) as records:
-        for number, record in records:
-            place = f"{part.place}:{number}" if unit == "line" else f"{part.place}, row {number}"
+    """Yield the rows from `start` to `stop`, numbered from 0 over all parts.
 
-            def leaf(value: str, at: str, number: int = number) -> Text:
-                return Text.leaf(value, operation, params={unit: number, "field": at})
-
-            try:
-                fields = {
-                    name: shapes.get(name, free).make(value, name, leaf)
-                    for name, value in record.items()
-                }
-            except Mismatch as error:
-                yield Reject(str(error), span=place)
-                continue
-            except RecursionError:
-                raise ValueError(f"{place}: a value is nested too deeply") from None
-            if odd := next((n for n in fields if n in RESERVED and n not in shapes), None):
-                raise ValueError(f"{place}: no field can be named {odd!r}: rename it")
-            key = None if id_field is None else _key(record, id_field, place)
-            if convert is not None:
-                converted = preference(fields, place)
-                if isinstance(converted, Reject):
-                    yield converted
+    Raises ValueError, with its place, for a row that cannot be used.
+    """
+    position = 0
+    skipped: Counter[bytes] = Counter()
+    for part in parts:
+        with closing(part.records()) as records:
+            left = None if stop is None else max(0, stop - position)
+            for number, record in itertools.islice(records, left):
+                position += 1
+                early = position <= start
+                if early and id_field is not None:
                     continue
-                fields = converted
-            row = Row.of(fields)
-            yield row if key is None else Row.keyed(row, key)
+                row = _row(part, number, record, shapes, id_field, convert)
+                if id_field is None and start and not isinstance(row, Reject):
+                    content = digest(canonical(row.fields))  # of which its id is made
+                    if early:
+                        skipped[content] += 1
+                    row = preceded(row, skipped[content])
+                if not early:
+                    yield row
+
+
+def _row(
+    part: _Part,
+    number: int,
+    record: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+    id_field: str | None,
+    convert: str | None,
+) -> Row | Reject:
+    """Return a record as a row. Raises ValueError, with its place, if it cannot be used."""
+    place = f"{part.place}:{number}" if part.unit == "line" else f"{part.place}, row {number}"
+    operation, free = f"source:{part.origin}", Shape()
+
+    def leaf(value: str, at: str) -> Text:
+        return Text.leaf(value, operation, params={part.unit: number, "field": at})
+
+    try:
+        fields = {
+            name: shapes.get(name, free).make(value, name, leaf) for name, value in record.items()
+        }
+    except Mismatch as error:
+        return Reject(str(error), span=place)
+    except RecursionError:
+        raise ValueError(f"{place}: a value is nested too deeply") from None
+    if odd := next((n for n in fields if n in RESERVED and n not in shapes), None):
+        raise ValueError(f"{place}: no field can be named {odd!r}: rename it")
+    key = None if id_field is None else _key(record, id_field, place)
+    if convert is not None:
+        converted = preference(fields, place)
+        if isinstance(converted, Reject):
+            return converted
+        fields = converted
+    row = Row.of(fields)
+    return row if key is None else Row.keyed(row, key)
 
 
 def _key(record: Mapping[str, Any], id_field: str, place: str) -> str:

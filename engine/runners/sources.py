@@ -97,6 +97,7 @@ class Source(Runner):
         row_id = source_id(self.key, canonical(fields))
         before = seen[row_id]
         seen[row_id] = before + 1
+        before += getattr(out, "_before", 0)
         return source_id(self.key, row_id, before) if before else row_id
 
     async def _rejected(self, order: tuple[int, ...], verdict: Reject) -> None:
