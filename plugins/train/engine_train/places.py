@@ -203,6 +203,8 @@ def _merged(place: Path, adapts: str | Path | None) -> Path:
             "with `tuning: {save: merged}`, or merge it there"
         )
     revision = settings.get("revision")
+    if isinstance(under, str) and Path(under).is_dir():
+        under = Path(under)  # adapters that were trained elsewhere name their folder so
     base = _locate(under, revision)
 
     def make(folder: Path) -> None:

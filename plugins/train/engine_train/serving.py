@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,8 +102,7 @@ class Serving:
 @contextmanager
 def no_bars() -> Iterator[None]:
     """Keep transformers' progress bars from the terminal, where the run's own view is."""
-    from transformers.utils import logging
-
+    logging: Any = import_module("transformers.utils.logging")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
