@@ -172,6 +172,9 @@ def _unfit(
             expected = "letters, digits, `_`, `.` and `-`, at most 64, the first a letter or digit"
         case "too_short" if path == ("stages",):
             return inner.error("stages: it is empty: name at least one stage")
+        case "value_error":  # a validator's own sentence
+            message = first["msg"].removeprefix("Value error, ")
+            return inner.error(f"{subject}: {message}" if subject else message)
         case _:
             expected = " or ".join(dict.fromkeys(map(_expected, [first, *others])))
     found = inner.found(first["input"])
@@ -216,7 +219,7 @@ _WORDS = {
 def _expected(detail: ErrorDetails) -> str:
     if detail["type"] in _WORDS:
         return _WORDS[detail["type"]]
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"]
     if message.startswith("Input should be "):
         message = message.removeprefix("Input should be ")
         return message.replace("greater than or equal to", "at least").replace(
