@@ -70,15 +70,10 @@ def _kind(value: Any) -> str:
 
 def defaults(job: Job) -> dict[str, Any]:
     """Return TRL's arguments where the user gives none: what one processor does in minutes."""
-    import torch
-
-    fast = torch.cuda.is_available()
     return {
         "max_length": None,
-        "gradient_checkpointing": False,
-        "bf16": fast and torch.cuda.is_bf16_supported(),
         "learning_rate": RATES[job.tuning.tune],
-        "logging_steps": 10,
+        "logging_steps": 1 if job.tuning.tune == "head" else 10,
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 16,
         "num_train_epochs": 1,

@@ -236,7 +236,11 @@ def fit(
     bound = 0.0 if margin is None else margin
     weights = torch.zeros(states.shape[-1], dtype=states.dtype, requires_grad=True)
     search = torch.optim.LBFGS(
-        [weights], max_iter=500, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
+        [weights],
+        max_iter=1000,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
     )
 
     def loss() -> torch.Tensor:
