@@ -90,6 +90,10 @@ class TestSae(PluginContract):
 class TestTrain(PluginContract):
     plugin = "train"
 
+    def examples(self, folder: Path) -> Mapping[str, Example]:
+        judged = {"held out": {"n": 4, "accuracy": 0.75, "low": 0.3, "high": 0.95}}
+        return {"train.report": Example([{"accuracy": judged}], path=folder / "report.html")}
+
 
 class TestDataset(PluginContract):
     plugin = "dataset"

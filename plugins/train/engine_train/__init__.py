@@ -12,5 +12,6 @@ __all__ = ["engine_stages"]
 def engine_stages() -> Sequence[Callable[..., Any]]:
     """Return the stages of the namespace `train`."""
     from engine_train.positions import reward_position
+    from engine_train.report import report
 
-    return [reward_position]
+    return [reward_position, report]

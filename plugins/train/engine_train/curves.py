@@ -281,8 +281,11 @@ def _svg(height: float, label: str, parts: Iterable[str]) -> str:
 
 def series(history: Iterable[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
     """Return what was logged under a key, as (step, value); what is no number is left out."""
+    found = ((record.get("step"), record.get(key)) for record in history)
     return [
-        (float(record["step"]), float(record[key]))
-        for record in history
-        if key in record and "step" in record and math.isfinite(record[key])
+        (float(step), float(value))
+        for step, value in found
+        if isinstance(step, (int, float))
+        and isinstance(value, (int, float))
+        and math.isfinite(value)
     ]

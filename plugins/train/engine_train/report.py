@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import anyio.to_thread
 
@@ -22,44 +22,38 @@ RECORD = "training.json"
 LONGEST = 40  # characters of a value that can tell rows apart
 
 
-class Judged(Row):
-    """A row with trained models; `accuracy` is what `train.evaluate` found, by set of pairs."""
-
-    accuracy: Mapping[str, Any] | None = None
-
-
 @stage("train.report", version="1")
 async def report(
-    rows: AsyncIterable[Judged], *, path: OutputPath, title: str = "", ctx: Context
+    rows: AsyncIterable[Row], *, path: OutputPath, title: str = "", ctx: Context
 ) -> None:
     """Write one HTML page on the models of all rows: curves, accuracy, settings, alarms, data.
 
     Every field that holds a model of `train.sft`, `train.reward`, `train.dpo` or `train.grpo`
-    counts, and `accuracy` as `train.evaluate` gives it. The page fetches nothing, so it can be sent
-    as it is.
+    counts, and every field that holds what `train.evaluate` gives, `accuracy` or what `give:` calls
+    it. The page fetches nothing, so it can be sent as it is.
 
     - `path`: the page, an `.html` file; it appears when it is complete.
     - `title`: its heading; left out, the pipeline's name.
     """
-    taken: list[tuple[Row, dict[str, dict[str, Any]]]] = []
     every: list[Row] = []
     records: dict[str, dict[str, Any]] = {}
     async for row in rows:
-        found = await anyio.to_thread.run_sync(_records, row, records, ctx)
+        await anyio.to_thread.run_sync(_read, row, records, ctx)
         every.append(row)
-        taken.append((row, found))
     names = _names(every)
-    trainings = _trainings(taken, names)
+    trainings = _trainings(every, names, records)
     measured = [
-        Measured(name, str(of), numbers)
+        Measured(", ".join(filter(None, [field, name])), str(of), numbers)
         for row, name in zip(every, names, strict=True)
-        for of, numbers in _accuracy(row).items()
+        for field, found in _accuracies(row)
+        for of, numbers in found.items()
     ]
     if not trainings and not measured:
         fields = ", ".join(dict.fromkeys(name for row in every for name in row)) or "none"
         raise ValueError(
-            f"no row has a trained model or an `accuracy`, so there is nothing to report (fields: "
-            f"{fields}; rows: {len(every)}): put the report after a stage such as `train.reward`"
+            "no row has a trained model or what `train.evaluate` gives, so there is nothing to "
+            f"report (fields: {fields}; rows: {len(every)}): put the report after a stage such as "
+            "`train.reward`"
         )
     text = page(trainings, measured, title=title or ctx.pipeline or "Training", stage=ctx.stage_key)
     await anyio.to_thread.run_sync(_write, path, text)
@@ -71,7 +65,7 @@ def report_fields(upstream: Mapping[str, Any], *, path: Path, title: str) -> Map
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"path: {path.name!r} is no page: end it in .html")
     hints = [strip_annotated(hint) for hint in upstream.values()]
-    if upstream and "accuracy" not in upstream and not {Artifact, Any} & {*hints}:
+    if upstream and not any(hint in (Artifact, Any) or _is_mapping(hint) for hint in hints):
         raise ValueError(
             f"no row has a model, an Artifact (rows have: {', '.join(upstream)}): put the report "
             "after a stage such as `train.reward`"
@@ -79,22 +73,21 @@ def report_fields(upstream: Mapping[str, Any], *, path: Path, title: str) -> Map
     return {}
 
 
-def _records(row: Row, known: dict[str, dict[str, Any]], ctx: Context) -> dict[str, dict[str, Any]]:
-    """Return the training records of a row's models, by field; each folder is read once."""
-    found = {}
+def _is_mapping(hint: Any) -> bool:
+    kind = get_origin(hint) or hint
+    return isinstance(kind, type) and issubclass(kind, Mapping)
+
+
+def _read(row: Row, records: dict[str, dict[str, Any]], ctx: Context) -> None:
+    """Add the training records of a row's models, by digest: each folder is read once."""
     for name, value in row.fields.items():
-        if not isinstance(value, Artifact) or not value.folder:
-            continue
-        if value.digest not in known:
+        if isinstance(value, Artifact) and value.folder and value.digest not in records:
             file = ctx.blobs.path(value) / RECORD
-            if not file.is_file():
-                continue  # a dataset's folder, say
-            known[value.digest] = _read(file, f"row {row.row_id[:12]}, {name}")
-        found[name] = known[value.digest]
-    return found
+            if file.is_file():  # else it is another folder, such as a dataset
+                records[value.digest] = _record(file, f"row {row.row_id[:12]}, {name}")
 
 
-def _read(file: Path, where: str) -> dict[str, Any]:
+def _record(file: Path, where: str) -> dict[str, Any]:
     try:
         record = json.loads(file.read_bytes())
     except ValueError as error:
@@ -107,16 +100,26 @@ def _read(file: Path, where: str) -> dict[str, Any]:
     return record
 
 
-def _accuracy(row: Row) -> Mapping[str, Mapping[str, Any]]:
-    """Return what `train.evaluate` found. Raises ValueError for what is something else."""
-    found = plain(row.fields.get("accuracy")) or {}
-    for name, numbers in found.items():
-        if not isinstance(numbers, dict) or not {"n", "accuracy"} <= numbers.keys():
+def _accuracies(row: Row) -> Iterator[tuple[str, Mapping[str, Mapping[str, Any]]]]:
+    """Yield what `train.evaluate` found, each with its field ("" for `accuracy`).
+
+    Raises ValueError for an `accuracy` that is something else.
+    """
+    for field, value in row.fields.items():
+        if not isinstance(value, Mapping) or not value:
+            continue
+        strange = [str(of) for of, numbers in value.items() if not _is_judged(numbers)]
+        if not strange:
+            yield "" if field == "accuracy" else field, plain(value)
+        elif field == "accuracy":
             raise ValueError(
-                f"row {row.row_id[:12]}: `accuracy` has no `n` and `accuracy` for {name!r}: give "
-                "what `train.evaluate` gives, or rename it with `take: {accuracy: FIELD}`"
+                f"row {row.row_id[:12]}: `accuracy` has no `n` and `accuracy` for {strange[0]!r}: "
+                "give what `train.evaluate` gives, or call this field something else"
             )
-    return found  # type: ignore[no-any-return]
+
+
+def _is_judged(numbers: Any) -> bool:
+    return isinstance(numbers, Mapping) and {"n", "accuracy"} <= numbers.keys()
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
@@ -137,30 +140,23 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _trainings(
-    taken: Sequence[tuple[Row, Mapping[str, dict[str, Any]]]], names: Sequence[str]
+    rows: Sequence[Row], names: Sequence[str], records: Mapping[str, dict[str, Any]]
 ) -> list[Training]:
-    """Return each model's training once, in order; a model of several rows bears no row's name."""
-    places: dict[str, tuple[str, list[int], dict[str, Any]]] = {}
-    for at, (row, found) in enumerate(taken):
-        for field, record in found.items():
-            _, rows, _ = places.setdefault(row[field].digest, (field, [], record))
-            if at not in rows:
-                rows.append(at)
-    fields = {field for field, _, _ in places.values()}
-    labels = [
-        ", ".join(
-            part
-            for part in (
-                field if len(fields) > 1 or len(rows) > 1 or not names[rows[0]] else "",
-                names[rows[0]] if len(rows) == 1 else "",
-            )
-            if part
-        )
-        for field, rows, _ in places.values()
-    ]
+    """Return each model's training once, in order; what several rows have bears no row's name."""
+    found: dict[str, tuple[str, list[str]]] = {}  # digest -> its first field, the rows' names
+    for row, name in zip(rows, names, strict=True):
+        for field, value in row.fields.items():
+            if isinstance(value, Artifact) and value.digest in records:
+                _, of = found.setdefault(value.digest, (field, []))
+                of += [name] * (name not in of)
+    one_field = len({field for field, _ in found.values()}) == 1
+    labels = []
+    for field, of in found.values():
+        name = of[0] if len(of) == 1 else ""
+        labels.append(name if one_field and name else ", ".join(filter(None, [field, name])))
     return [
-        Training(label if labels.count(label) == 1 else f"{label} ({digest[:6]})", record)
-        for label, (digest, (_, _, record)) in zip(labels, places.items(), strict=True)
+        Training(label if labels.count(label) == 1 else f"{label} ({digest[:6]})", records[digest])
+        for label, digest in zip(labels, found, strict=True)
     ]
 
 
