@@ -285,6 +285,7 @@ def test_relative_paths_begin_at_the_file(wire: Wire, tmp_path: Path) -> None:
         "path": tmp_path / "a.txt",
         "more": (tmp_path / "a.txt",),
         "place": tmp_path / "here",  # a default is relative to the file, too
+        "model": None,
     }
 
 

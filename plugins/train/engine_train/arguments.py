@@ -17,7 +17,7 @@ from engine.errors import nearest
 from engine_train.errors import TrainingError
 from engine_train.launching import check_deepspeed, check_launch
 
-__all__ = ["FILES", "READ", "build", "check", "check_launch", "told"]
+__all__ = ["FILES", "READ", "build", "check", "check_launch"]
 
 CONFIGS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig", "grpo": "GRPOConfig"}
 
@@ -98,14 +98,6 @@ def build(method: str, args: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
             return getattr(trl, CONFIGS[method])(**settings)
         except (ImportError, ValueError) as error:
             raise TrainingError(f"args: {_sentence(error)}") from error
-
-
-def told(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments as they are kept with a model: files by their names alone."""
-    return {
-        name: Path(value).name if name in FILES and isinstance(value, (str, Path)) else value
-        for name, value in args.items()
-    }
 
 
 def _check_names(method: str, args: Mapping[str, Any]) -> None:

@@ -169,7 +169,7 @@ def _load(
     import torch
     import transformers
 
-    from engine_train import places
+    from engine_train import memory, places
 
     place = places.find(base, seed=seed, texts=texts)
     config = places.read_config(place, base.revision)
@@ -191,12 +191,15 @@ def _load(
             )
         config.num_labels = 1
     tokenizer = places.read_tokenizer(place, base.revision)
+    dtype = getattr(torch, base.dtype or "float32")
+    if base.quantization is None:
+        memory.check(memory.parameters(config), dtype.itemsize, base.name)
     model, missing = places.read_model(
         auto,
         place,
         base.revision,
         config=config,
-        **({"dtype": getattr(torch, base.dtype or "float32")} | _quantized(base.quantization)),
+        **({"dtype": dtype} | _quantized(base.quantization)),
     )
     if kind == "reward" and not headed:
         missing = _new_head(model, missing)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveIn
 
 from engine import Artifact, Context, InputFile, OutputPath, Row, fields_of, stage
 from engine.rows import Columns
+from engine_train.arguments import READ
 from engine_train.arguments import check as check_args
 from engine_train.bases import MODEL, NO_MODEL, Base, ModelSource, Scratch, Source
 from engine_train.data import check_columns
@@ -28,10 +29,10 @@ RUNS = Path("runs")
 ALL = Tuning()
 NONE: dict[str, Any] = {}
 
-SftArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "sft"))]
-RewardArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "reward"))]
-DpoArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "dpo"))]
-GrpoArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "grpo"))]
+SftArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "sft")), READ]
+RewardArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "reward")), READ]
+DpoArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "dpo")), READ]
+GrpoArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "grpo")), READ]
 
 
 class Trained(Row):
