@@ -1,4 +1,4 @@
-"""Reading and writing datasets: `dataset.read` and `dataset.write`."""
+"""Reading, packing and writing datasets: `dataset.read`, `dataset.pack`, `dataset.write`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,8 @@ __all__ = ["engine_stages"]
 @hookimpl
 def engine_stages() -> Sequence[Callable[..., Any]]:
     """Return the stages of the namespace `dataset`."""
+    from engine.datasets.packing import pack
     from engine.datasets.reading import read
     from engine.datasets.writing import write
 
-    return [read, write]
+    return [read, pack, write]

@@ -32,7 +32,7 @@ def load(
 
     Raises ValueError, as a sentence, for what is not there or may not be read.
     """
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     quiet = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # the run has a view of its own

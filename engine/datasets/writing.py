@@ -20,7 +20,7 @@ from engine.rows import Row, plain
 from engine.services import Counters
 from engine.stages import Context, OutputPath, fields_of, stage
 
-__all__ = ["write"]
+__all__ = ["record", "write"]
 
 Format = Literal["jsonl", "parquet", "datasets"]
 _SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -74,7 +74,7 @@ async def write(
                 if kind != "jsonl" and not fields:
                     _check_columns(row, columns)
                 every = fields or dict.fromkeys([*names, *row])
-                group.append(_record(row, every, ctx.counters))
+                group.append(record(row, every, ctx.counters))
                 count += 1
                 if len(group) == GROUP:
                     await anyio.to_thread.run_sync(writer.write, group)
@@ -171,7 +171,11 @@ def _check_columns(row: Row, columns: Mapping[str, Any]) -> None:
             )
 
 
-def _record(row: Row, names: Iterable[str], counters: Counters) -> dict[str, Any]:
+def record(row: Row, names: Iterable[str], counters: Counters) -> dict[str, Any]:
+    """Return a row as it is written: those of the fields that it has, as plain values.
+
+    Lone surrogates become U+FFFD, and are counted.
+    """
     return {
         name: row.row_id if name == "row_id" else _utf8(plain(row[name]), name, counters)
         for name in names
