@@ -187,7 +187,9 @@ def _curves(trainings: Sequence[Training]) -> Iterator[str]:
         if not body and not more:
             continue
         title = f"Learning curves: {METHODS.get(method, method)}"
-        note = "Pale lines are what was logged, strong ones a mean over neighbouring steps."
+        note = "By step, as logged."
+        if 'class="raw' in body + more:
+            note = "Pale lines are what was logged, strong ones a mean over neighbouring steps."
         yield (
             f'<section><h2>{esc(title)}</h2><p class="note">{note}</p>{legend}'
             f'<div class="charts">{body}</div>{more}</section>\n'
