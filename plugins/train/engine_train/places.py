@@ -282,9 +282,7 @@ class _Told:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         from engine_train.memory import ran_out
 
-        if not isinstance(error, (ImportError, KeyError, OSError, RuntimeError, ValueError)):
-            return
-        if isinstance(error, TrainingError) or ran_out(error):
+        if not isinstance(error, Exception) or isinstance(error, TrainingError) or ran_out(error):
             return
         if isinstance(self._place, Path):
             where, advice = self._place.name, "give a folder that transformers loads"

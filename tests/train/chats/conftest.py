@@ -87,20 +87,20 @@ def make_model(
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that chats."""
-    return make_model(tmp_path_factory.mktemp("tiny") / "model")
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with other weights."""
-    return make_model(tmp_path_factory.mktemp("other") / "model", seed=1)
+    return make_model(tmp_path_factory.mktemp("models") / "other", seed=1)
 
 
 @pytest.fixture(scope="session")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that never comes to an end by itself."""
     folder = make_model(
-        tmp_path_factory.mktemp("talker") / "model", max_position_embeddings=100_000
+        tmp_path_factory.mktemp("models") / "talker", max_position_embeddings=100_000
     )
     for name, key in (
         ("config.json", "eos_token_id"),

@@ -343,7 +343,7 @@ async def test_adapters_in_a_folder_are_merged(talker: Path, tmp_path: Path) -> 
     )
     model.save_pretrained(tmp_path / "lora")
     with torch.no_grad():
-        logits = model(torch.tensor([[3, 15, 5, 4]])).logits[0, -1]
+        logits = model(torch.tensor([[3, 19, 5, 4]])).logits[0, -1]
     values = logits.double().log_softmax(0)
     assert TransformersChat(model=tmp_path / "lora").identity.count(" on ") == 1
     async with TransformersChat(model=tmp_path / "lora") as chat:
