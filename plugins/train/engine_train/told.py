@@ -38,6 +38,8 @@ def given(record: Mapping[str, Any]) -> dict[str, str]:
     chosen = {name: record[name] for name in names if record.get(name) is not None}
     chosen |= _chosen(record.get("tuning") or {})
     chosen |= dict(record.get("options") or {}) | dict(record.get("args") or {})
+    if chosen["tune"] != "head":
+        chosen.pop("l2", None)  # of the fit of a head alone
     return {name: shown(value) for name, value in _flat(chosen)}
 
 
