@@ -75,15 +75,13 @@ def prepare(folder: Path, method: str) -> Path:
     (folder / "score.py").write_text(SCORE)
     path = folder / "kill.yaml"
     more = MORE.get(method, "")
-    path.write_text(
-        PIPELINE.format(method=method, config=CONFIG, args=ARGS[method], more=more)
-    )
+    path.write_text(PIPELINE.format(method=method, config=CONFIG, args=ARGS[method], more=more))
     return path
 
 
 def start(pipeline: Path) -> subprocess.Popen[bytes]:
     """Start the engine on a pipeline, in a session of its own."""
-    command = [sys.executable, "-m", "engine.cli", "run", str(pipeline), "--quiet"]
+    command = [str(Path(sys.executable).with_name("engine")), "run", str(pipeline), "--quiet"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, start_new_session=True
