@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: datasets read from it, and folders pushed to it."""
+"""The Hugging Face Hub: datasets read from it, and folders, datasets or models, pushed to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.datasets.files import needs, split_of
 from engine.errors import short_path
@@ -16,13 +16,21 @@ __all__ = ["TOKEN", "check_push", "check_repo", "load", "push", "tables"]
 TOKEN = "HF_TOKEN"
 """The environment variable that holds the token: there is no other way to give one."""
 _ROWS = 1024
+Kind = Literal["dataset", "model"]
+_PARTS: Mapping[Kind, re.Pattern[str]] = {
+    "dataset": re.compile(r"data/train-.*"),
+    "model": re.compile(
+        r"(pytorch_|adapter_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
+    ),
+}
+"""Files that are read by their names: one of an older push would be read with the new ones."""
 
 
-def check_repo(repo: str) -> None:
+def check_repo(repo: str, kind: Kind = "dataset") -> None:
     """Raise ValueError for what is no `org/name`, or where the libraries are missing."""
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
-        raise ValueError(f"hub: {repo!r} is no dataset's name: write `org/name`")
-    needs("huggingface_hub", "hub", "hub: a dataset on the Hub")
+        raise ValueError(f"hub: {repo!r} is no {kind}'s name: write `org/name`")
+    needs("huggingface_hub", "hub", f"hub: a {kind} on the Hub")
 
 
 def load(
@@ -60,9 +68,9 @@ def tables(repo: str, loaded: Any) -> Iterator[Any]:
         raise ValueError(f"hub: {repo} cannot be read on: {_sentence(error)}") from None
 
 
-def check_push(repo: str) -> None:
+def check_push(repo: str, kind: Kind = "dataset") -> None:
     """Raise ValueError for what would let a push fail, as far as that can be known before a run."""
-    check_repo(repo)
+    check_repo(repo, kind)
     if "/" not in repo:
         raise ValueError(f"hub: write whose it is, too: `org/{repo}`")
     if not os.environ.get(TOKEN):
@@ -72,8 +80,8 @@ def check_push(repo: str) -> None:
         )
 
 
-def push(folder: Path, repo: str, *, private: bool, message: str) -> None:
-    """Put a folder on the Hub as a dataset, in one commit: its files, and no older shards.
+def push(folder: Path, repo: str, *, private: bool, message: str, kind: Kind = "dataset") -> None:
+    """Put a folder on the Hub, in one commit: its files, and no older shards or weights.
 
     Raises RuntimeError, as a sentence that says how to push again, if that fails.
     """
@@ -81,17 +89,17 @@ def push(folder: Path, repo: str, *, private: bool, message: str) -> None:
 
     api = HfApi(token=os.environ.get(TOKEN) or False)
     try:
-        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        if private and not api.repo_info(repo, repo_type="dataset").private:
+        api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+        if private and not api.repo_info(repo, repo_type=kind).private:
             raise RuntimeError(
                 "it is there already, and public: make it private, or say `private: false`"
             )
         files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-        there = api.list_repo_files(repo, repo_type="dataset")
-        old = [name for name in there if name.startswith("data/train-") and name not in files]
+        there = api.list_repo_files(repo, repo_type=kind)
+        old = [name for name in there if _PARTS[kind].fullmatch(name) and name not in files]
         api.create_commit(
             repo,
-            repo_type="dataset",
+            repo_type=kind,
             commit_message=message,
             operations=[
                 *(CommitOperationDelete(name) for name in sorted(old)),

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,7 @@ class FakeHub:
 
     def __init__(self) -> None:
         self.private: dict[str, bool] = {}
+        self.kinds: dict[str, str] = defaultdict(lambda: "datasets")
         self.files: dict[str, dict[str, bytes]] = {}
         self.commits: list[str] = []
         self.asked: list[str] = []
@@ -74,16 +76,19 @@ class FakeHub:
             repo = f"{asked['organization']}/{asked['name']}"
             if repo.startswith("others/"):
                 return 403, {"error": "Forbidden"}, {}
+            kind = asked.get("type") or "model"
+            place = repo if kind == "model" else f"datasets/{repo}"
             if repo in self.private:
-                return 409, {"error": "It is there", "url": f"{self.url}/datasets/{repo}"}, {}
-            assert asked["type"] == "dataset"
+                return 409, {"error": "It is there", "url": f"{self.url}/{place}"}, {}
+            self.kinds[repo] = f"{kind}s"
             self.private[repo] = asked.get("visibility", "public") == "private"
             self.files[repo] = {".gitattributes": b""}
-            return 200, {"url": f"{self.url}/datasets/{repo}"}, {}
+            return 200, {"url": f"{self.url}/{place}"}, {}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}, {}
-        match = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        match = re.fullmatch(r"/api/(?:data|mode)\w+/([^/]+/[^/]+)/(preupload|commit)/main", path)
         assert match, path
+        assert path.startswith(f"/api/{self.kinds[match[1]]}/")
         if match[2] == "preupload":
             files = json.loads(body)["files"]
             return 200, {
@@ -100,7 +105,7 @@ class FakeHub:
                 del self.files[match[1]][value["path"]]
             else:
                 self.files[match[1]][value["path"]] = base64.b64decode(value["content"])
-        url = f"{self.url}/datasets/{match[1]}/commit/{SHA}"
+        url = f"{self.url}/{self.kinds[match[1]].replace('models', '')}/{match[1]}/commit/{SHA}"
         return 200, {"commitUrl": url, "commitOid": SHA, "success": True}, {}
 
     def get(self, path: str) -> tuple[int, Any, dict[str, str]]:
@@ -110,7 +115,7 @@ class FakeHub:
             if data is None:
                 return 404, {}, {"X-Error-Code": "EntryNotFound"}
             return 200, data, {"ETag": f'"{sha1(data).hexdigest()}"', "X-Repo-Commit": SHA}
-        match = re.match(r"/api/datasets/([^/]+/[^/]+)", path)
+        match = re.match(r"/api/(?:datasets|models)/([^/]+/[^/]+)", path)
         if match is None or match[1] not in self.private:
             return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
         repo, files = match[1], self.files[match[1]]
@@ -228,6 +233,105 @@ def test_a_missing_token_is_told_before_a_run(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(PipelineError, match="the environment variable HF_TOKEN is not set"):
         read_pipeline(pushing(pipeline, 1))
+
+
+MODELS = '''
+from collections.abc import AsyncIterator
+
+from engine import Artifact, Context, Row, Text, stage
+
+
+class Made(Row):
+    name: Text
+    model: Artifact
+    file: Artifact
+
+
+@stage("my.models")
+async def models(*, names: tuple[str, ...], shards: int = 1, ctx: Context) -> AsyncIterator[Made]:
+    """Make a model a name, with a card."""
+    for name in names:
+        with ctx.blobs.new("model", folder=True) as model:
+            (model.path / "README.md").write_text(f"---\\nlicense: mit\\n---\\n# {name}\\n")
+            (model.path / "config.json").write_text("{}")
+            (model.path / "inner").mkdir()
+            (model.path / "inner" / "n.bin").write_text("n")
+            for i in range(shards):
+                weights = f"model-{i + 1:05}-of-{shards:05}.safetensors"
+                (model.path / weights).write_bytes(name.encode() * 9)
+        with ctx.blobs.new("text/plain") as file:
+            file.path.write_text(name)
+        yield Made(Text(name), model.artifact, file.artifact)
+'''
+
+
+def model_pipeline(pipeline: Callable[..., Path], names: str, write: str, shards: int = 1) -> Path:
+    return pipeline(
+        f"""
+stages:
+  make: {{use: './stages.py:models', with: {{names: [{names}], shards: {shards}}}}}
+  out: {{use: artifact.write, with: {{{write}}}}}
+""",
+        stages=MODELS,
+    )
+
+
+@pytest.mark.anyio
+async def test_a_model_is_pushed_with_its_card_as_it_stands(
+    endpoint: FakeHub, pipeline: Callable[..., Path]
+) -> None:
+    write = "path: 'out/{name}', field: model, hub: 'org/rm-{name}'"
+    path = model_pipeline(pipeline, "a, b", write, shards=2)
+    await engine.run(path, store=":memory:")
+    assert endpoint.private == {"org/rm-a": True, "org/rm-b": True}
+    assert {*endpoint.kinds.values()} == {"models"}
+    for name in "ab":
+        files = endpoint.files[f"org/rm-{name}"]
+        folder = path.with_name("out") / name
+        there = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        assert files.pop(".gitattributes") == b""
+        assert files == {n: p.read_bytes() for n, p in there.items()}
+        assert files["README.md"].endswith(f"# {name}\n".encode())
+    assert all(re.fullmatch(r"test: model of row [0-9a-f]{32}", m) for m in endpoint.commits)
+    endpoint.files["org/rm-a"]["notes.bin"] = b"theirs"
+    path.with_name("out").rename(path.with_name("older"))
+    await engine.run(model_pipeline(pipeline, "a", write), store=":memory:")
+    assert set(endpoint.files["org/rm-a"]) == {
+        "README.md", "config.json", "inner/n.bin", "model-00001-of-00001.safetensors", "notes.bin"
+    }, "no weights of the older push"  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_pushed_as_a_model(
+    endpoint: FakeHub, pipeline: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for names, write, said in (
+        ("a", "path: o, field: file, hub: org/a", "'file' is a file: `hub` pushes folders"),
+        ("a, b", "path: 'o/{name}', field: model, hub: org/a", "have one repository, 'org/a': put"),
+        (
+            "a b",
+            "path: 'o', field: model, hub: 'org/{name}'",
+            "'a b', which cannot stand in a repo",
+        ),
+        (
+            "a",
+            "path: o, field: model, hub: others/a",
+            r"others/a was not pushed: .*\(403\).*/o; run",
+        ),
+    ):
+        with pytest.raises(EngineError, match=said):
+            await engine.run(model_pipeline(pipeline, names, write), store=":memory:")
+    for write, said in (
+        ("path: o, field: model, hub: 'a b/c'", "'a b/c' is no model's name: write `org/name`"),
+        ("path: o, field: model, hub: name", "write whose it is, too: `org/name`"),
+        ("path: o, field: model, hub: 'org/{nam}'", "no row has 'nam'; did you mean 'name'"),
+        ("path: o, field: model, private: false", "`private` is for `hub`: leave it out"),
+    ):
+        with pytest.raises(PipelineError, match=said):
+            read_pipeline(model_pipeline(pipeline, "a", write))
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PipelineError, match="the environment variable HF_TOKEN is not set"):
+        read_pipeline(model_pipeline(pipeline, "a", "path: o, field: model, hub: org/a"))
 
 
 READING = """
