@@ -30,8 +30,11 @@ SHOWN = 5
 COUNTS = ("doubled_bos", "doubled_eos", "no_end", "boundary", "equal")
 
 
-class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
+class PreferenceTrainer(DPOTrainer):
     """DPO that cuts no reply, mends tokens that are doubled, and pays for its reference once."""
+
+    args: Any
+    model: Any
 
     def __init__(self, job: Job, options: dpo.Options, *, model: Any, **given: Any) -> None:
         self.options = options
@@ -174,12 +177,12 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """Score the replies alone."""
         with _replies_alone():
-            return super().compute_ref_log_probs(model, inputs)
+            return super().compute_ref_log_probs(model, inputs)  # type: ignore[no-untyped-call]
 
     def compute_loss(self, *given: Any, **named: Any) -> Any:
         """Score the replies alone."""
         with _replies_alone():
-            return super().compute_loss(*given, **named)
+            return super().compute_loss(*given, **named)  # type: ignore[no-untyped-call]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log how far the chosen replies have fallen, too; tell of it when it is far."""
@@ -251,7 +254,8 @@ def mend(
         else:
             no_end = True
         replies.append(ids)
-    return Mended(before, *replies, doubled_bos, doubled, no_end, replies[0] == replies[1])
+    equal = replies[0] == replies[1]
+    return Mended(before, replies[0], replies[1], doubled_bos, doubled, no_end, equal)
 
 
 def _mended(
@@ -299,9 +303,10 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
 @contextmanager
 def _replies_alone() -> Iterator[None]:
     """Make TRL's fused head skip what is not a reply on a CPU as it does on a GPU."""
-    usual = utils._use_triton
-    utils._use_triton = lambda device: device.type == "cpu" or usual(device)
+    trl: Any = utils
+    usual = trl._use_triton
+    trl._use_triton = lambda device: device.type == "cpu" or usual(device)
     try:
         yield
     finally:
-        utils._use_triton = usual
+        trl._use_triton = usual

@@ -27,6 +27,8 @@ EARLY = 10
 class GroupTrainer(GRPOTrainer):
     """GRPO that draws the same prompts and goes on with the same replies after a resume."""
 
+    args: Any
+
     def __init__(self, job: Job, options: grpo.Options, *, model: Any, **given: Any) -> None:
         self.options = options
         self._told = False
@@ -48,7 +50,7 @@ class GroupTrainer(GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Any:
         """Return TRL's sampler, whose order depends on the epoch alone and not on those before."""
-        usual = super()._get_train_sampler(dataset)
+        usual: Any = super()._get_train_sampler(dataset)
         return EpochSampler(
             usual.data_source,
             mini_repeat_count=usual.mini_repeat_count,
@@ -61,7 +63,7 @@ class GroupTrainer(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save how many parts of the batch of replies were used, and those that are left."""
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        super()._save_checkpoint(model, trial)
+        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         every = self.args.steps_per_generation * self.num_iterations
         left = self._buffered_inputs if self._step % every else None
         rank = self.args.process_index
@@ -69,7 +71,7 @@ class GroupTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Go on where the checkpoint was saved."""
-        super()._load_optimizer_and_scheduler(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]
         path = Path(checkpoint or "") / f"{self.args.process_index}-{STATE}"
         if checkpoint is not None and path.exists():
             state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
@@ -102,4 +104,4 @@ class EpochSampler(RepeatSampler):
     def __iter__(self) -> Iterator[int]:
         if self.shuffle:
             self.generator.manual_seed((self.seed or 0) + self.epoch)
-        yield from super().__iter__()
+        yield from super().__iter__()  # type: ignore[no-untyped-call]
