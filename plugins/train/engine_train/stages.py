@@ -25,7 +25,6 @@ from engine_train.workers import Trainer
 
 __all__ = ["Trained", "call", "dpo", "grpo", "reward", "sft"]
 
-RUNS = Path("runs")
 ALL = Tuning()
 NONE: dict[str, Any] = {}
 
@@ -54,7 +53,7 @@ async def sft(
     model: ModelSource | Scratch | None = None,
     tuning: Tuning = ALL,
     args: SftArgs = NONE,
-    log_dir: OutputPath = RUNS,
+    log_dir: OutputPath | None = None,
     trainer: Trainer | None = None,
     ctx: Context,
 ) -> Trained:
@@ -66,7 +65,7 @@ async def sft(
     - `model`: the model to begin with, where no row has a `base`; see docs/training.md.
     - `tuning`: what is trained: all, the top layers, or LoRA adapters.
     - `args`: arguments of TRL's SFTConfig.
-    - `log_dir`: where trackers that `args: {report_to: ...}` names write.
+    - `log_dir`: the folder that a tracker, `args: {report_to: tensorboard}`, writes to.
     - `trainer`: the workers to train in; left out, one of its own.
     """
     given = _Given(dataset, base, held_out, seed, model, tuning, args, log_dir)
@@ -87,7 +86,7 @@ async def reward(
     max_prompt: PositiveInt | None = None,
     max_reply: PositiveInt | None = None,
     l2: PositiveFloat = 1.0,
-    log_dir: OutputPath = RUNS,
+    log_dir: OutputPath | None = None,
     trainer: Trainer | None = None,
     ctx: Context,
 ) -> Trained:
@@ -108,7 +107,7 @@ async def reward(
       all.
     - `max_reply`: tokens of a reply that are kept, from its start; left out likewise.
     - `l2`: with `tune: head`, how much its weights are held back.
-    - `log_dir`: where trackers that `args: {report_to: ...}` names write.
+    - `log_dir`: the folder that a tracker, `args: {report_to: tensorboard}`, writes to.
     - `trainer`: the workers to train in; left out, one of its own.
     """
     given = _Given(dataset, base, held_out, seed, model, tuning, args, log_dir)
@@ -128,7 +127,7 @@ async def dpo(
     args: DpoArgs = NONE,
     allow_truncation: bool = False,
     chosen_fall: PositiveFloat = 0.1,
-    log_dir: OutputPath = RUNS,
+    log_dir: OutputPath | None = None,
     trainer: Trainer | None = None,
     ctx: Context,
 ) -> Trained:
@@ -146,7 +145,7 @@ async def dpo(
     - `args`: arguments of TRL's DPOConfig.
     - `allow_truncation`: whether rows longer than `args: {max_length: ...}` may be cut.
     - `chosen_fall`: nats a token that the chosen replies may lose before there is an alarm.
-    - `log_dir`: where trackers that `args: {report_to: ...}` names write.
+    - `log_dir`: the folder that a tracker, `args: {report_to: tensorboard}`, writes to.
     - `trainer`: the workers to train in; left out, one of its own.
     """
     given = _Given(dataset, base, held_out, seed, model, tuning, args, log_dir)
@@ -168,7 +167,7 @@ async def grpo(
     reward_file: InputFile | None = None,
     reward_function: str | None = None,
     silent: Annotated[float, Field(ge=0, le=1)] = 0.9,
-    log_dir: OutputPath = RUNS,
+    log_dir: OutputPath | None = None,
     trainer: Trainer | None = None,
     ctx: Context,
 ) -> Trained:
@@ -187,7 +186,7 @@ async def grpo(
     - `reward_file`: a Python file that has the reward function.
     - `reward_function`: its name there (left out, `reward`), or `package.module:function`.
     - `silent`: the share of groups with equal rewards above which there is an alarm.
-    - `log_dir`: where trackers that `args: {report_to: ...}` names write.
+    - `log_dir`: the folder that a tracker, `args: {report_to: tensorboard}`, writes to.
     - `trainer`: the workers to train in; left out, one of its own.
     """
     given = _Given(dataset, base, held_out, seed, model, tuning, args, log_dir)
@@ -209,6 +208,8 @@ def _look(method: Method, upstream: Mapping[str, Any], **config: Any) -> Mapping
     named = model is not None and not (isinstance(model, Source) and model.model is None)
     if not named and "base" not in upstream:
         raise TrainingError(NO_MODEL)
+    if config["log_dir"] is None and "tensorboard" in str(config["args"].get("report_to")):
+        raise TrainingError("`report_to: tensorboard` needs a folder: say `log_dir: runs`, too")
     return {}
 
 
@@ -228,7 +229,7 @@ class _Given(Row):
     model: ModelSource | Scratch | None
     tuning: Tuning
     args: dict[str, Any]
-    log_dir: Path
+    log_dir: Path | None
 
 
 async def _train(
@@ -251,7 +252,7 @@ async def _train(
         tuning=given.tuning,
         args=given.args,
         options=dict(options),
-        log_dir=given.log_dir / f"{ctx.stage_key}-{ctx.row_id[:12]}",
+        log_dir=given.log_dir / ctx.row_id if given.log_dir else None,
     )
     check_tuning(job.tuning, job.base)
     answer = await call("engine_train.training:train", job, trainer, ctx)
