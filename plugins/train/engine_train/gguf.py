@@ -10,6 +10,8 @@ from pathlib import Path
 
 from engine.chat.weights import digest_file
 from engine_train.errors import TrainingError
+from engine_train.memory import ran_out
+from engine_train.spelling import write_tokenizer
 
 __all__ = ["cached", "dequantised"]
 
@@ -58,7 +60,9 @@ def _dequantise(file: Path, folder: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32
         )
-    except (ImportError, KeyError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # transformers', gguf's and the tokenizers' own, or any other
+        if ran_out(error):
+            raise
         reason = str(error).strip("'\"").partition("\n")[0]
         raise TrainingError(
             f"{file.name} cannot be read as a model ({type(error).__name__}: {reason}): give a "
@@ -74,7 +78,7 @@ def _dequantise(file: Path, folder: Path) -> None:
     model.tie_weights()
     model.generation_config = loaded.generation_config
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    write_tokenizer(tokenizer, folder, model.get_input_embeddings().num_embeddings, file.name)
 
 
 def _sync(path: Path) -> None:

@@ -14,6 +14,7 @@ from engine.chat.weights import CARRIED, find_weights
 from engine.errors import ResourceError, nearest
 from engine_train.errors import TrainingError
 from engine_train.gguf import cached, dequantised
+from engine_train.spelling import write_tokenizer
 
 if TYPE_CHECKING:
     from engine_train.bases import Base, Scratch
@@ -152,7 +153,7 @@ def _new(scratch: Scratch, seed: int, texts: Iterable[str]) -> Path:
             except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
                 raise TrainingError(f"no model has this configuration: {_reason(error)}") from error
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        write_tokenizer(tokenizer, folder, config.vocab_size, "a new model")
 
     return cached(f"new/{key}", make)
 
