@@ -315,8 +315,8 @@ async def test_what_cannot_be_pushed_as_a_model(
         ),
         (
             "a",
-            "path: o, field: model, hub: others/a",
-            r"others/a was not pushed: .*\(403\).*/o; run",
+            "path: o4, field: model, hub: others/a",
+            r"others/a was not pushed: .*\(403\).*/o4; run",
         ),
     ):
         with pytest.raises(EngineError, match=said):

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 import engine
-from engine.datasets import artifacts, files, reading, transcripts, writers, writing
+from engine.datasets import (
+    artifacts,
+    files,
+    grouping,
+    packing,
+    reading,
+    sweeps,
+    transcripts,
+    writers,
+    writing,
+)
 from engine.errors import PipelineError
 from engine.loader import loads
 
@@ -52,6 +62,9 @@ def shown(default: Any) -> str:
         ("## `dataset.read`", reading.read),
         ("## `dataset.write`", writing.write),
         ("## `artifact.write`", artifacts.write),
+        ("## `dataset.pack`", packing.pack),
+        ("## `rows.gather`", grouping.gather),
+        ("## `sweep.grid`", sweeps.grid),
     ],
 )
 def test_every_parameter_is_documented_with_its_default(heading: str, func: Any) -> None:
@@ -115,6 +128,8 @@ async def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("data/a.jsonl.gz", "pairs.jsonl.gz"):
         (tmp_path / name).write_bytes(gzip.compress(line.encode()))
     (tmp_path / "drawing.py").write_text(DRAWING)
+    game = {"game": "go", "split": "train", "prompt": "?", "chosen": "a", "rejected": "b"}
+    (tmp_path / "games.jsonl").write_text(json.dumps(game) + "\n")
     ran = 0
     for block in BLOCKS:
         stages = loads(block).value["stages"]
@@ -128,6 +143,6 @@ async def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert (summary.exit_code, summary.rejected) == (0, 0)
             assert summary.finished > 0
         ran += 1
-    assert ran == 4
+    assert ran == 6
     made = {"rows.parquet", "preferences", "circle.svg", "square.svg"}
     assert all((tmp_path / "out" / name).exists() for name in made)
