@@ -44,6 +44,10 @@ class Keeper(TrainerCallback):
         self._cost = 0.0
         self._from = self._saved_step = 0
 
+    def say(self, text: str) -> None:
+        """Tell what must be known before the end."""
+        self._tell({"say": text})
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note where it begins."""
         self._saved = self._began = time.monotonic()
@@ -134,8 +138,8 @@ def _boundary(config: Any) -> int:
     """Return after how many steps nothing is pending."""
     logged = int(config.logging_steps) if config.logging_steps >= 1 else 1
     generated = getattr(config, "steps_per_generation", None) or 1
-    reused = getattr(config, "num_iterations", 1)
-    return math.lcm(max(1, logged), max(1, generated * reused // config.gradient_accumulation_steps))
+    parts = generated * getattr(config, "num_iterations", 1)
+    return math.lcm(max(1, logged), parts // math.gcd(parts, config.gradient_accumulation_steps))
 
 
 def _left(seconds: float) -> str:
