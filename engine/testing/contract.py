@@ -160,7 +160,8 @@ class PluginContract:
         try:
             anyio.run(run, backend=loop)
         except StageError as error:
-            raise AssertionError(f"{stage} failed on {kind}: {error}") from error
+            hint = "" if kind == "its example" else "; if it needs better ones, give an example"
+            raise AssertionError(f"{stage} failed on {kind}: {error}{hint}") from error
 
     def test_cancellation_is_clean(self, stage: str, loop: str, tmp_path: Path) -> None:
         """Cancelled while it waits for a reply or a row, the stage stops, and leaves no task.

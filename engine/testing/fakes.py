@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import types
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
@@ -15,6 +16,7 @@ from engine.chat import Answer, Endpoint, Feature, Limiter, Request, TokenLogpro
 from engine.chat.fixture_chat import count_words
 from engine.errors import ChatError
 from engine.rows import Artifact, strip_annotated
+from engine.testing.blobs import Blob
 from engine.typecheck import show
 
 __all__ = ["CannotMakeUp", "FakeChat", "made_up", "made_up_json"]
@@ -96,12 +98,13 @@ class CannotMakeUp(ValueError):
 def made_up(hint: Any, number: int = 1) -> Any:
     """Return a value of a type, made up from its JSON Schema.
 
-    Values of other `number`s differ where the type allows it. Raises CannotMakeUp.
+    Values of other `number`s differ where the type allows it. An Artifact is a small file of JSON
+    Lines. Raises CannotMakeUp.
     """
     if strip_annotated(hint) is Any:
         return f"made up {number}"
-    if Artifact in (strip_annotated(hint), *get_args(hint)):
-        raise CannotMakeUp("an Artifact names bytes in a store")
+    if _holds_artifact(hint):
+        return _made_up_artifact(strip_annotated(hint), number)
     try:
         adapter = TypeAdapter(hint)
         value = made_up_json(adapter.json_schema(), number)
@@ -109,6 +112,22 @@ def made_up(hint: Any, number: int = 1) -> Any:
     except (PydanticUserError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise CannotMakeUp(f"no {show(hint)} can be made up: {first}") from error
+
+
+def _holds_artifact(hint: Any) -> bool:
+    plain = strip_annotated(hint)
+    return plain is Artifact or any(map(_holds_artifact, get_args(plain)))
+
+
+def _made_up_artifact(hint: Any, number: int) -> Any:
+    if hint is Artifact:
+        return Blob(f'{{"text": "made up {number}"}}\n', "application/jsonl")
+    inner = made_up(next(filter(_holds_artifact, get_args(hint))), number)
+    if get_origin(hint) in (Union, types.UnionType):
+        return inner
+    if get_origin(hint) not in (list, tuple):
+        raise CannotMakeUp(f"no {show(hint)} can be made up: it holds an Artifact")
+    return get_origin(hint)([inner])
 
 
 def made_up_json(schema: Mapping[str, Any], number: int = 1) -> Any:

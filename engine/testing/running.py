@@ -15,10 +15,11 @@ from engine.errors import nearest
 from engine.loader import Document
 from engine.pipeline import read_pipeline
 from engine.resources import Resource
-from engine.rows import Row, row_fields
+from engine.rows import Artifact, Row, row_fields
 from engine.runs import Run, open_run
-from engine.services import Counters
-from engine.stages import Read, StageSpec, fields_of, stage, stage_spec
+from engine.services import Blobs, Counters
+from engine.stages import Context, Read, StageSpec, fields_of, stage, stage_spec
+from engine.testing.blobs import Kept, holds_blob, stored
 from engine.testing.fakes import FakeChat
 from engine.views import rows_html
 
@@ -35,6 +36,14 @@ class StageRows(list[Row]):
     """Reason -> how many rows were dropped with it."""
     counters: Counters
     """The stage's counters."""
+    _kept: Kept
+
+    def path(self, artifact: Artifact) -> Path:
+        """Return where the file or folder of an Artifact in these rows lies, as long as they live.
+
+        Raises KeyError for an Artifact that is in none of them.
+        """
+        return self._kept.path(artifact)
 
     def _repr_html_(self) -> str:
         return rows_html(self, self.rejected)
@@ -51,9 +60,10 @@ async def run_stage(
     """Run one stage on rows as a pipeline would, in memory, and return the rows that come out.
 
     `rows` are Rows or mappings, whose values are read as the types that the stage declares; for a
-    join, a mapping from its parameters to rows. `config` are the stage's keyword-only parameters:
-    resources (a FakeChat, say), which the run opens and closes, and what would stand under `with:`.
-    `options` are the other keys of a stage in YAML, such as `{"batch": 2}`.
+    join, a mapping from its parameters to rows. A Blob in them is an Artifact to the stage; `path`
+    of what is returned leads to the files of those that it made. `config` are the stage's
+    keyword-only parameters: resources (a FakeChat, say), which the run opens and closes, and what
+    would stand under `with:`. `options` are the other keys of a stage in YAML: `{"batch": 2}`.
 
     Raises PipelineError for rows or configuration that do not fit, and StageError (with its cause)
     when the stage fails on a row; a rejected row is counted in `rejected`.
@@ -63,6 +73,9 @@ async def run_stage(
         made = StageRows(sorted(found, key=lambda row: row._order))
         made.counters = run.counters[_key(stage_spec(stage))]
         made.rejected = made.counters.reasons
+        made._kept = Kept()
+        for row in made:
+            made._kept.keep(row.fields, _blobs(run))
         return made
 
 
@@ -113,6 +126,11 @@ def open_stage(
     pipeline = read_pipeline(document, plugins=plugins, resources=resources)
     pipeline.given = frozenset()  # the run opens and closes them
     return open_run(pipeline, store=":memory:")
+
+
+def _blobs(run: Run) -> Blobs:
+    assert run.store is not None
+    return run.store.blobs
 
 
 def _key(spec: StageSpec) -> str:
@@ -175,6 +193,8 @@ def _row(spec: StageSpec, reads: Mapping[str, Read], number: int, row: Any) -> R
         raise TypeError(f"row {number} of {spec.name} is neither a Row nor a mapping: {row!r}")
     fields = dict(row)
     for name, read in reads.items():
+        if holds_blob(fields.get(name)):
+            continue
         if name in fields:
             try:
                 fields[name] = TypeAdapter(read.type).validate_python(fields[name])
@@ -195,9 +215,10 @@ def _source(
     """Return a source of these rows, whose fields have the types that are read."""
 
     @stage(name)
-    async def source() -> AsyncIterator[Row]:
+    async def source(*, ctx: Context) -> AsyncIterator[Row]:
         for row in rows:
-            yield row
+            blobs = holds_blob(row.fields)
+            yield Row.of(stored(row.fields, ctx.blobs)) if blobs else row
         if endless:
             await anyio.sleep_forever()
 

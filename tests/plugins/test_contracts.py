@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.rows import Row
-from engine.testing import Example, FakeChat, PluginContract
+from engine.testing import Blob, Example, FakeChat, PluginContract
 
 PAIR = {
     "topic": "hot drinks",
@@ -102,8 +102,34 @@ class TestDataset(PluginContract):
         (folder / "rows.jsonl").write_text('{"question": "What is a kayak?"}\n')
         return {
             "dataset.read": Example(path=folder / "rows.jsonl"),
+            "dataset.pack": Example(
+                [{"game": "go", "n": 1}, {"game": "chess", "n": 2}], by=["game"]
+            ),
             "dataset.write": Example([{"question": "Why?"}], path=folder / "out.jsonl"),
         }
+
+
+class TestArtifact(PluginContract):
+    plugin = "artifact"
+
+    def examples(self, folder: Path) -> Mapping[str, Example]:
+        rows = [{"name": "a", "model": Blob({"config.json": "{}"}, "model")}]
+        return {"artifact.write": Example(rows, path=folder / "{name}", field="model")}
+
+
+class TestRows(PluginContract):
+    plugin = "rows"
+
+    def examples(self, folder: Path) -> Mapping[str, Example]:
+        rows = [{"game": "go", "n": 1}, {"game": "go", "n": 2}]
+        return {"rows.gather": Example(rows, by=["game"], fields=["n"], consecutive=True)}
+
+
+class TestSweep(PluginContract):
+    plugin = "sweep"
+
+    def examples(self, folder: Path) -> Mapping[str, Example]:
+        return {"sweep.grid": Example(over={"seed": [0, 1], "game": ["go"]})}
 
 
 class TestEmbedded(PluginContract):

@@ -12,7 +12,7 @@ HEAD = """
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Annotated, Any
 from pydantic import Field
-from engine import Artifact, InputFile, OutputPath, Reject, Row, Text, hookimpl, stage
+from engine import Artifact, Context, InputFile, OutputPath, Reject, Row, Text, hookimpl, stage
 from engine.chat import Chat, Message
 
 class Made(Row):
@@ -72,6 +72,14 @@ async def read(*, file: InputFile) -> AsyncIterator[Made]:
     """Read `file`."""
     yield Made(Text(file.read_text()))
 
+@stage("toyish.weigh")
+async def weigh(file: Artifact, more: tuple[Artifact, ...], rare: Artifact | None = None, *,
+                ctx: Context) -> Made:
+    """Read artifacts, and make one."""
+    (ctx.workdir / "kept").write_text("here")
+    texts = [ctx.blobs.path(one).read_text() for one in (file, *more, rare)]
+    return Made(Text(" ".join(texts)))
+
 @stage("toyish.gate")
 async def gate(made: Text) -> None:
     """Let what is brief pass."""
@@ -91,7 +99,7 @@ def test_a_good_plugin_passes(write: Write, tmp_path: Path, loop: str) -> None:
     )
     contract.test_it_is_installed_and_registers_something()
     contract.test_loading_it_imports_nothing_heavy()
-    for name in ("toyish.make", "toyish.ask", "toyish.read", "toyish.gate"):
+    for name in ("toyish.make", "toyish.ask", "toyish.read", "toyish.gate", "toyish.weigh"):
         contract.test_docs_say_what_it_does_and_takes(name)
         contract.test_the_schema_can_be_made(name)
         contract.test_it_runs_on_fakes(name, loop, tmp_path)
@@ -142,9 +150,9 @@ BAD = {
         "toyish.a: file is a file to be read; give an example: in `examples`, 'toyish.a'",
     ),
     "an artifact": (
-        stage("a", "return Made(Text(made.digest))", takes="made: Artifact"),
+        stage("a", "raise ValueError('no model')", takes="made: Artifact"),
         "runs",
-        "toyish.a: an Artifact names bytes in a store; give an example",
+        "in a); if it needs better ones, give an example",
     ),
     "a swallowed cancellation": (
         stage("a", f"try:\n        {ASKED}\n    except BaseException: pass\n    return Made(made)",

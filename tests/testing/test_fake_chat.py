@@ -88,6 +88,12 @@ def test_values_of_other_numbers_differ() -> None:
     assert isinstance(made_up(Text), Text)
 
 
+@pytest.mark.parametrize("hint", [Artifact, Artifact | None, Annotated[Artifact, "of rows"]])
+def test_an_artifact_is_a_small_file(hint: Any) -> None:
+    assert made_up(hint, 2).content == '{"text": "made up 2"}\n'
+    assert [blob.media_type for blob in made_up(tuple[hint, ...])] == ["application/jsonl"]
+
+
 class Endless(BaseModel):
     inner: "Endless"
 
@@ -97,8 +103,7 @@ class Endless(BaseModel):
     [
         (Annotated[str, Field(pattern="^a+$")], "must match '^a+$'"),
         (Endless, "contains itself"),
-        (Artifact, "names bytes"),
-        (Artifact | None, "names bytes"),
+        (dict[str, Artifact], "it holds an Artifact"),
         (complex.__class__, "can be made up"),
     ],
 )

@@ -1,5 +1,6 @@
 """`run_stage`: one stage, run as a pipeline would run it."""
 
+import gc
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from engine import (
     Added,
+    Artifact,
     Context,
     Dialogue,
     OutputPath,
@@ -18,7 +20,7 @@ from engine import (
     stage,
 )
 from engine.chat import Chat, ChatError, Message
-from engine.testing import FakeChat, collect, run_stage
+from engine.testing import Blob, FakeChat, collect, run_stage
 
 pytestmark = pytest.mark.anyio
 
@@ -206,3 +208,52 @@ async def test_rows_of_sources_and_joins_are_checked() -> None:
         await run_stage(zipped, [{"shout": "a"}])
     with pytest.raises(PipelineError, match="count .toy.count., upto: it should be an integer"):
         await run_stage(count, upto="x")
+
+
+class Model(Row):
+    model: Artifact
+    said: Text
+
+
+@stage("toy.train")
+async def train(
+    dataset: Artifact, bases: tuple[Artifact, ...], name: Text | None = None, *, ctx: Context
+) -> Model:
+    """Make a folder of what it reads."""
+    (ctx.workdir / "checkpoint").write_text("1")
+    with ctx.blobs.new("model", folder=True) as model:
+        (model.path / "data.txt").write_bytes(ctx.blobs.path(dataset).read_bytes())
+        for base in bases:
+            inner = ctx.blobs.path(base) / "inner" / "w.txt"
+            (model.path / "w.txt").write_text(inner.read_text())
+    return Model(model.artifact, Text(f"{dataset.media_type} {dataset.size} {name}"))
+
+
+async def test_blobs_are_artifacts_to_the_stage_and_what_it_made_can_be_read() -> None:
+    rows = await run_stage(
+        train,
+        [
+            {
+                "dataset": Blob("é", "text/plain"),
+                "bases": (Blob({"inner/w.txt": b"0", "c.json": "{}"}),),
+            }
+        ],
+    )
+    (row,) = rows
+    assert row["said"] == "text/plain 2 None"
+    folder = rows.path(row["model"])
+    assert (folder / "data.txt").read_text("utf-8") == "é"
+    assert (folder / "w.txt").read_text() == "0"
+    assert rows.path(row["dataset"]).read_bytes() == "é".encode()
+    with pytest.raises(KeyError):
+        rows.path(Artifact("0" * 32, "text/plain", 1))
+    del rows
+    gc.collect()
+    assert not folder.exists()
+
+
+async def test_other_fields_of_such_rows_are_checked() -> None:
+    with pytest.raises(TypeError, match="row 1 of toy.train, name: .* 3"):
+        await run_stage(train, [{"dataset": Blob(""), "bases": (), "name": 3}])
+    with pytest.raises(TypeError, match="row 1 of toy.train lacks the field 'dataset'"):
+        await run_stage(train, [{"bases": ()}])
