@@ -1,5 +1,9 @@
 """Work folders: kept over an interruption and a death, handed back, removed once all is durable."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +48,8 @@ async def started(ctx: Context, flag: Path, n: int) -> int:
     count = int(file.read_text()) if file.exists() else 0
     file.write_text(str(count + 1))
     match said(flag):
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         case "wait":
             await anyio.sleep_forever()
         case "fail" if n == 2:
@@ -119,6 +125,23 @@ async def test_kept_over_an_interruption_and_removed_at_the_end(pipeline: Write,
     flag.unlink()
     found, _ = await run(path)
     assert found == [1] * {"streamed": 1, "sunk": 0}.get(name, 4)
+    assert folders(path) == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # that of the command line
+@pytest.mark.parametrize("name", KINDS)
+async def test_handed_back_after_a_kill(pipeline: Write, name: str) -> None:
+    path = write(pipeline, name, ", concurrency: 1")
+    flag = path.with_name("flag")
+    flag.write_text("kill")
+    command = [sys.executable, "-m", "engine", "run", str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: ASYNC221
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (kept,) = folders(path)
+    assert (kept / "starts").read_text() == "1"
+    flag.unlink()
+    found, _ = await run(path)
+    assert sorted(found)[-1:] == [1][: name != "sunk"]
     assert folders(path) == []
 
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,28 @@ def test_a_folder_is_named_by_names_and_bytes(tmp_path: Path) -> None:
     assert len({one, write({"a": b"1", "in/c": b"22"}), write({"a": b"1", "in/b": b"23"})}) == 3
     assert (one.size, one.folder) == (3, True)
     assert (blobs.path(one) / "in" / "b").read_bytes() == b"22"
+
+
+def test_threads_may_write_at_once_and_the_same(tmp_path: Path) -> None:
+    blobs, together = BlobFolder(tmp_path / "blobs"), threading.Barrier(8)
+
+    def write(number: int) -> list[Artifact]:
+        made = []
+        for turn in range(20):
+            together.wait()
+            with blobs.new("x", folder=number % 2 == 0) as writer:
+                file = writer.path / "a" if number % 2 == 0 else writer.path
+                file.write_bytes(b"%d" % (turn if number < 6 else turn + 100 * number))
+            made.append(writer.artifact)
+            blobs.path(writer.artifact)
+        return made
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(write, range(8)))
+    assert made[0] == made[2] == made[4]
+    assert made[1] == made[3] == made[5]
+    assert len({artifact.digest for one in made for artifact in one}) == 4 * 20
+    assert blobs.temporary() == []
 
 
 @pytest.mark.parametrize("folder", [False, True])
