@@ -29,7 +29,8 @@ def die(payload: dict[str, Any], tell: Any) -> None:
 def until_stopped(payload: dict[str, Any], tell: Any) -> dict[str, Any]:
     """Wait for the file that asks to stop; the first answer says that it waits."""
     stop = Path(payload["workdir"]) / "stop"
-    Path(payload["workdir"], "pid").write_text(str(os.getpid()))
+    rank = os.environ.get("RANK", "0")
+    Path(payload["workdir"], f"pid-{rank}").write_text(str(os.getpid()))
     tell({"say": "waiting"})
     for _ in range(3000):
         if stop.exists():

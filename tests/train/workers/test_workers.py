@@ -90,7 +90,7 @@ async def test_when_the_run_drains_the_worker_is_asked_to_stop(tmp_path: Path) -
         async with anyio.create_task_group() as tasks:
 
             async def close() -> None:
-                while not (tmp_path / "pid").exists():
+                while not (tmp_path / "pid-0").exists():
                     await anyio.sleep(0.01)
                 ctx.gate.closed = True
 
@@ -107,15 +107,23 @@ async def test_cancelling_ends_the_worker(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
 
             async def cancel() -> None:
-                while not (tmp_path / "pid").exists():
+                while not (tmp_path / "pid-0").exists():
                     await anyio.sleep(0.01)
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(cancel)
             await trainer.call("orders:until_stopped", {"workdir": str(tmp_path)}, tmp_path, ctx)
-        assert gone(int((tmp_path / "pid").read_text()))
+        assert gone(int((tmp_path / "pid-0").read_text()))
 
 
+TWO = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+num_processes: 2
+num_machines: 1
+use_cpu: false
+mixed_precision: 'no'
+"""
 ENGINE = """
 import sys
 from pathlib import Path
@@ -124,7 +132,8 @@ from engine import Context
 from engine_train.workers import Trainer
 
 async def main():
-    async with Trainer() as trainer:
+    launch = Path(sys.argv[3]) if sys.argv[3:] else None
+    async with Trainer(launch=launch) as trainer:
         await trainer.call(sys.argv[1], {"workdir": sys.argv[2]}, Path(sys.argv[2]), Context("t"))
 
 anyio.run(main)
@@ -132,14 +141,28 @@ anyio.run(main)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_workers_die_with_the_engine(tmp_path: Path) -> None:
-    """However it dies: here by signal 9, while a worker is at work."""
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_workers_die_with_the_engine(processes: int, tmp_path: Path) -> None:
+    """However it dies: here by signal 9, while they are at work, launched by accelerate or not."""
     command = [sys.executable, "-c", ENGINE, "orders:until_stopped", str(tmp_path)]
+    if processes == 2:
+        (tmp_path / "two.yaml").write_text(TWO)
+        command.append(str(tmp_path / "two.yaml"))
     process: Any = subprocess.Popen(command)
-    with anyio.fail_after(60):
-        while not (tmp_path / "pid").exists():
+    with anyio.fail_after(120):
+        while len(pids := [p for p in tmp_path.glob("pid-*") if p.read_text()]) < processes:
             assert process.poll() is None
             await anyio.sleep(0.02)
     process.kill()
     process.wait()
-    await until_gone(int((tmp_path / "pid").read_text() or 0))
+    for path in pids:
+        await until_gone(int(path.read_text()))
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_the_first_of_launched_processes_answers(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(TWO)
+    async with Trainer(launch=tmp_path / "two.yaml") as trainer:
+        answer = await trainer.call("orders:add", {"a": 1, "b": 2}, tmp_path, Context("t"))
+    assert answer["sum"] == 3
+    assert (tmp_path / "log.txt").read_text().count("this is printed by a library") == 2
