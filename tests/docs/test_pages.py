@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from engine_train.chats import TransformersChat
 
 import engine
 from engine.chat import Sampling
@@ -99,6 +100,7 @@ def test_the_lost_idioms_are_the_codes(page: Pages) -> None:
         ("`embedded.chat`", EmbeddedChat),
         ("`openai.chat`", OpenAIChat),
         ("`fixture.chat`", FixtureChat),
+        ("`transformers.chat`", TransformersChat),
     ],
 )
 def test_the_parameters_of_a_chat_are_documented(page: Pages, heading: str, cls: type) -> None:

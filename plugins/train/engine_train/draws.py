@@ -10,7 +10,7 @@ from engine.chat import Sampling, TokenLogprob
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Pieces", "draw", "top_logprobs"]
+__all__ = ["REPEATS", "Pieces", "draw", "top_logprobs"]
 
 REPEATS = 64
 """How many last tokens `repeat_penalty` looks at, as in llama.cpp."""

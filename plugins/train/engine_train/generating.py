@@ -7,6 +7,7 @@ request, so its reply is the same whoever shares the batch, up to the last bits 
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 import threading
 from collections import deque
@@ -19,7 +20,7 @@ from anyio import to_thread
 from engine.chat import Answer, ChatError, Request, TokenLogprob, Usage
 from engine.chat.llama import key_token, spellings
 from engine_train.batches import Batch
-from engine_train.draws import Pieces, draw, top_logprobs
+from engine_train.draws import REPEATS, Pieces, draw, top_logprobs
 from engine_train.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Decoder:
                 f"{name}: its tokenizer has no chat template: take an instruct model, or give the "
                 "file of a Jinja template as `template`"
             )
+        if not {"cache", "past_key_values"} & set(inspect.signature(model.forward).parameters):
+            raise TrainingError(f"{name} keeps no attention states: it cannot go on token by token")
         reads = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if context and reads and context > reads:
             raise TrainingError(f"{name} reads {reads} tokens, not the {context} of `context`")
@@ -189,20 +192,15 @@ class Decoder:
 
         `calls` are those of the batch's rows, and are so again when it returns.
         """
-        if arrived:
-            for call in arrived:
-                call.begun.set()
-            read = Batch(self._model, [call.prompt for call in arrived])
-            known: set[tuple[int, ...]] = set()
-            for call in arrived:
-                call.cached = tuple(call.prompt) in known
-                known.add(tuple(call.prompt))
+        read, begun = self._read(arrived)
+        if read is not None:
             if batch is None:
                 batch = read
             else:
                 batch.join(read)
-            calls += arrived
-        assert batch is not None
+            calls += begun
+        if batch is None:
+            return None
         for call, logits in zip(calls, batch.logits, strict=True):
             if not call.stopped:
                 self._draw(call, logits)
@@ -215,13 +213,37 @@ class Decoder:
         batch.step([call.tokens[-1] for call in calls])
         return batch
 
+    def _read(self, arrived: Sequence[Call]) -> tuple[Batch | None, Sequence[Call]]:
+        """Read the prompts of calls; return those that were read.
+
+        Where that fails half of them go back, until the guilty one fails alone.
+        """
+        if not arrived:
+            return None, ()
+        read: set[tuple[int, ...]] = set()
+        for call in arrived:
+            prompt = tuple(call.prompt)
+            call.cached = prompt in read
+            read.add(prompt)
+            call.begun.set()
+        try:
+            return Batch(self._model, [call.prompt for call in arrived]), arrived
+        except Exception as error:
+            half = len(arrived) // 2
+            if not half:
+                arrived[0].fail(_failure(error, 1))
+                return None, ()
+        with self._changed:
+            self._waiting.extendleft(reversed(arrived[half:]))
+        return self._read(arrived[:half])
+
     def _draw(self, call: Call, logits: Tensor) -> None:
         """Add a token to a call; end it where that is its last."""
         if not bool(logits.isfinite().any()):
             call.fail(ChatError("the model's logits are no numbers: its weights are broken"))
             return
         sampling = call.request.sampling
-        seen = [*call.prompt, *call.tokens] if sampling.repeat_penalty else ()
+        seen = (*call.prompt[-REPEATS:], *call.tokens[-REPEATS:])
         token = draw(logits, sampling, seen, call.banned, call.random.random())
         call.tokens.append(token)
         if token in self._ends:

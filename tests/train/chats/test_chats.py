@@ -3,16 +3,19 @@
 import math
 import shutil
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import pytest
+from engine_train import batches, generating
 from engine_train.chats import TransformersChat
 from engine_train.draws import Pieces, draw
 
-from engine import ResourceError
-from engine.chat import ChatError, Message, Request, Sampling
+import engine
+from engine import Needs, ResourceError, Row, stage
+from engine.chat import Chat, ChatError, Message, Request, Sampling
 from engine.text import Text
 
 pytestmark = pytest.mark.anyio
@@ -252,6 +255,70 @@ async def test_leaving_stops_what_runs(talker: Path) -> None:
     assert threading.active_count() <= before + 3  # anyio's own, which are idle
     with pytest.raises(ChatError, match="not open"):
         await chat.send(request("say red"))
+
+
+async def test_a_prompt_that_does_not_fit_the_memory_is_its_own_failure(
+    talker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(batches.Batch):
+        def __init__(self, model: Any, prompts: Any) -> None:
+            if max(map(len, prompts)) > 20:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+            super().__init__(model, prompts)
+
+    monkeypatch.setattr(generating, "Batch", Small)
+    said: dict[int, str] = {}
+    async with TransformersChat(model=talker) as chat:
+
+        async def one(place: int) -> None:
+            text = "red " * 30 if place == 4 else "say red"
+            try:
+                said[place] = (await chat.send(request(text, max_tokens=30))).finish
+            except ChatError as error:
+                said[place] = str(error)
+
+        async with anyio.create_task_group() as tasks:
+            for place in range(8):
+                tasks.start_soon(one, place)
+    assert "out of memory with 1 calls at once: lower" in said.pop(4)
+    assert set(said.values()) == {"length"}
+
+
+# --- in a pipeline --------------------------------------------------------------------------
+
+
+class Said(Row):
+    said: Text
+
+
+@stage("c.say", version="1")
+async def say(*, llm: Annotated[Chat, Needs("prefix", "logprobs")]) -> AsyncIterator[Said]:
+    (reply,) = await llm.complete(ask("say red"), prefix="blue", top_logprobs=1)
+    yield Said(reply.text)
+
+
+@stage("c.held", version="1")
+async def held(*, llm: Annotated[Chat, Needs("grammar")]) -> AsyncIterator[Said]:
+    (reply,) = await llm.complete(ask("say red"), grammar="root ::= [a-z]")
+    yield Said(reply.text)
+
+
+async def test_a_folder_beside_the_pipeline(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "m")
+    path = tmp_path / "p.yaml"
+    text = """
+name: test
+resources: {llm: {use: transformers.chat, with: {model: ./m, slots: 2}}}
+stages: {say: {use: c.say, with: {llm: llm}}}
+"""
+    path.write_text(text)
+    plugins: Any = [say, held, TransformersChat]
+    async with engine.open(path, plugins=plugins, store=":memory:") as run:
+        (row,) = [row async for row in run]
+    assert row["said"].startswith("blue")
+    path.write_text(text.replace("c.say", "c.held"))
+    with pytest.raises(engine.PipelineError, match="grammar"):
+        engine.open(path, plugins=plugins, store=":memory:")
 
 
 # --- what it is, and what it refuses --------------------------------------------------------

@@ -1,6 +1,7 @@
 """`train.models`: models of rows and folders, held, dropped, and used as chats in a run."""
 
 import gc
+import json
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,45 @@ class Made(Row):
     model: Artifact
 
 
+class Adapted(Row):
+    adapters: Artifact
+    expected: float
+
+
+@stage("m.adapt", version="1")
+async def adapt(model: Artifact, seed: int, *, ctx: Context) -> Adapted:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(ctx.blobs.path(model)),
+        LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False),
+    )
+    with torch.inference_mode():
+        values = adapted(torch.tensor([[3, 19, 5, 4]])).logits[0, -1].double().log_softmax(0)
+    with ctx.blobs.new("application/x-transformers", folder=True) as writer:
+        adapted.save_pretrained(writer.path)
+        file = writer.path / "adapter_config.json"
+        base = f"artifact:{model.digest}:{model.size}"
+        settings = json.loads(file.read_text()) | {"base_model_name_or_path": base}
+        file.write_text(json.dumps(settings))
+    return Adapted(writer.artifact, float(values.max()))
+
+
+class Best(Row):
+    best: float
+
+
+@stage("m.best", version="1")
+async def best(model: Artifact, *, models: Models) -> Best:
+    sampling = Sampling(max_tokens=1, temperature=1e-9)
+    (reply,) = await models.chat(model).complete(ASK, sampling=sampling, top_logprobs=1)
+    (token,) = reply.logprobs
+    return Best(max(token.top.values()))
+
+
 class Said(Row):
     said: Text
     pairs: int
@@ -91,17 +131,23 @@ def run_it(tmp_path: Path, tiny: Path, other: Path) -> Callable[..., Any]:
     shutil.copytree(other, tmp_path / "given" / "1")
     path = tmp_path / "p.yaml"
 
-    async def run(models: Models, extra: str = "") -> tuple[Summary, list[Row]]:
+    async def run(
+        models: Models, extra: str = "", use: str = "m.say", between: str = ""
+    ) -> tuple[Summary, list[Row]]:
         path.write_text(f"""
 name: test
 resources: {{models: {{use: models.given}}}}
 stages:
   seeds: {{use: m.seeds}}
   train: {{use: m.train, with: {{source: {tmp_path / "given"}}}}}
-  say: {{use: m.say, with: {{models: models, {extra}}}}}
+  {between}
+  say: {{use: {use}, with: {{models: models, {extra}}}}}
 """)
         found = []
-        options: dict[str, Any] = {"plugins": [seeds, train, say], "resources": {"models": models}}
+        options: dict[str, Any] = {
+            "plugins": [seeds, train, say, adapt, best],
+            "resources": {"models": models},
+        }
         async with engine.open(path, **options) as run:
             found = [row async for row in run]
             await run.finish()
@@ -123,6 +169,21 @@ async def test_a_model_made_upstream_is_used_downstream(
         # A folder with the same bytes is the same model.
         assert artifact.digest in TransformersChat(model=tiny).identity
         assert rows[0]["said"].origin.params["model"] == TransformersChat(model=tiny).identity
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # in peft
+async def test_adapters_of_an_artifact_are_merged_into_it(
+    run_it: Any, talker: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        shutil.rmtree(tmp_path / "given" / str(seed))
+        shutil.copytree(talker, tmp_path / "given" / str(seed))
+    extra = "}, take: {model: adapters"
+    async with Models() as models:
+        _, rows = await run_it(models, extra, "m.best", "adapt: {use: m.adapt}")
+    assert rows[0]["expected"] != rows[1]["expected"]
+    for row in rows:
+        assert row["best"] == pytest.approx(row["expected"], abs=1e-5)
 
 
 async def test_what_was_paid_is_not_paid_again_and_loads_nothing(
