@@ -10,7 +10,18 @@ import argparse
 import resource
 import sys
 
-from benchmarks import client, diamond, greedy, handoff, memory, resume, row_stage, start, store
+from benchmarks import (
+    client,
+    diamond,
+    greedy,
+    handoff,
+    memory,
+    resume,
+    reward_packing,
+    row_stage,
+    start,
+    store,
+)
 from benchmarks.common import Result, show
 
 ALL = {
@@ -23,6 +34,7 @@ ALL = {
     "client": client.measure,
     "store": store.measure,
     "resume": resume.measure,
+    "reward_packing": reward_packing.measure,
 }
 
 
