@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -132,7 +133,7 @@ class Trainer(Resource):
             (workdir / "order.json").write_bytes(data)
             launcher = ["-m", "accelerate.commands.launch", "--config_file", str(self._launch)]
             command = [*launcher, "-m", "engine_train.worker", "--order", workdir / "order.json"]
-            worker = await _Worker.start(self._threads, [*map(str, command)], launched=True)
+            worker = await _Worker.start(self._threads, [*map(str, command)], workdir / "log.txt")
             self._all.append(worker)
             return worker
         if not self._idle:
@@ -149,12 +150,12 @@ class _Worker:
 
     def __init__(self, process: Process, launched: bool) -> None:
         assert process.stdout is not None
-        self._process, self._launched = process, launched
+        self._process, self._launched, self._answered = process, launched, False
         self._answers = BufferedByteReceiveStream(process.stdout)
 
     @classmethod
-    async def start(cls, threads: int, command: list[str], *, launched: bool = False) -> Self:
-        """Start Python with these arguments."""
+    async def start(cls, threads: int, command: list[str], log: Path | None = None) -> Self:
+        """Start Python with these arguments; a launcher writes to `log` what it has to say."""
         count = str(threads)
         environment = os.environ | {
             "OMP_NUM_THREADS": count,
@@ -164,11 +165,13 @@ class _Worker:
             "TOKENIZERS_PARALLELISM": "false",
             ENGINE: str(os.getpid()),
         }
-        # A session of its own: the terminal's signals are the engine's to heed.
-        process = await anyio.open_process(
-            [sys.executable, *command], env=environment, stderr=None, start_new_session=True
-        )
-        return cls(process, launched)
+        with contextlib.ExitStack() as stack:
+            errors = None if log is None else stack.enter_context(log.open("ab"))
+            # A session of its own: the terminal's signals are the engine's to heed.
+            process = await anyio.open_process(
+                [sys.executable, *command], env=environment, stderr=errors, start_new_session=True
+            )
+        return cls(process, launched=log is not None)
 
     async def send(self, order: bytes) -> None:
         """Hand over an order. Raises RuntimeError if the worker has died."""
@@ -192,13 +195,15 @@ class _Worker:
             if "say" in answer:
                 ctx.say(answer["say"])
             else:
+                self._answered = True
                 return dict(answer)
 
     async def end(self) -> None:
         """End the process, whatever it does."""
         if self._process.returncode is None:
             if self._launched:  # it ends those that it started
-                self._process.terminate()
+                if not self._answered:
+                    self._process.terminate()
                 with anyio.move_on_after(10):
                     await self._process.wait()
             if self._process.returncode is None:
