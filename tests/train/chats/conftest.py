@@ -121,9 +121,9 @@ def make() -> Callable[..., Path]:
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No network, one thread, and a cache of the tests' own."""
-    import huggingface_hub
     import torch
+    from huggingface_hub import constants
 
     torch.set_num_threads(1)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
