@@ -107,7 +107,8 @@ class Executor:
             self.failure = error
         elif str(error) != str(self.failure):
             self.failure.add_note(f"also: {type(error).__name__}: {error}")
-        self.draining = self.gate.closed = True
+        self.draining = True
+        self.gate.close()
         self._failed.set()
 
     async def _end_by_failure(self, scope: anyio.CancelScope) -> None:
@@ -208,7 +209,8 @@ class Executor:
         A row that waits for others (to make a call, say) is left as it is: what it has paid for is
         stored, and the next run takes it up.
         """
-        self.draining = self.gate.closed = True
+        self.draining = True
+        self.gate.close()
         counters = self.counters.values()
         while not self.ended and (self.gate.sending or any(c.busy for c in counters)):  # noqa: ASYNC110 - only numbers
             await anyio.sleep(POLL_SECONDS)

@@ -76,10 +76,27 @@ class Gate:
 
     def __init__(self, on_spent: Callable[[float], None] | None = None) -> None:
         self.closed = False
+        self._closing: list[anyio.Event] = []
         self.sending = 0
         """Calls that were sent and whose replies are not durable yet."""
         self.cost = 0.0
         self._on_spent = on_spent
+
+    def close(self) -> None:
+        """Admit no more calls: the run drains."""
+        self.closed = True
+        for event in self._closing:
+            event.set()
+
+    async def wait_closed(self) -> None:
+        """Return once the run drains: what lasts long asks so when to come to an end."""
+        if not self.closed:
+            event = anyio.Event()
+            self._closing.append(event)
+            try:
+                await event.wait()
+            finally:
+                self._closing.remove(event)
 
     async def admit(self) -> None:
         """Return at once if a call may be sent; else never: the run ends around it."""

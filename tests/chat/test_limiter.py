@@ -290,7 +290,7 @@ async def test_who_leaves_takes_nothing_along() -> None:
 
 async def test_behind_a_closed_gate_no_call_is_sent() -> None:
     limiter, server, ctx = Limiter(2), Server(), Context("s", gate=Gate())
-    ctx.gate.closed = True
+    ctx.gate.close()
     with anyio.move_on_after(60):
         await limiter.run(server.send, ctx)
     assert server.started == []
@@ -300,7 +300,7 @@ async def test_behind_a_closed_gate_no_call_is_sent() -> None:
 
 async def test_a_call_behind_a_closed_gate_keeps_no_slot_from_other_runs() -> None:
     limiter, server, ctx = Limiter(1), Server(), Context("s", gate=Gate())
-    ctx.gate.closed = True
+    ctx.gate.close()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(limiter.run, server.send, ctx)
         await anyio.wait_all_tasks_blocked()

@@ -246,7 +246,8 @@ def _(right: Any, self: Any, *args: Any) -> None:
 
 @bug("a drain loses replies in flight", Executor, "drained")
 async def _(right: Any, self: Executor) -> None:
-    self.draining = self.gate.closed = True
+    self.draining = True
+    self.gate.close()
 
 
 @bug("calls start while the run drains", Gate, "admit")

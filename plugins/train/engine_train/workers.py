@@ -24,8 +24,6 @@ __all__ = ["Trainer"]
 
 LINE = 1 << 26
 """The most bytes that an answer may have."""
-GLANCE = 0.5
-"""Seconds between two looks at whether the run drains."""
 
 
 @resource("train.workers")
@@ -213,8 +211,7 @@ class _Worker:
 
 async def _pass_on(ctx: Context, workdir: Path) -> None:
     """Ask the training to end once the run drains."""
-    while not ctx.gate.closed:
-        await anyio.sleep(GLANCE)
+    await ctx.gate.wait_closed()
     (workdir / STOP).touch()
 
 

@@ -92,7 +92,7 @@ async def test_when_the_run_drains_the_worker_is_asked_to_stop(tmp_path: Path) -
             async def close() -> None:
                 while not (tmp_path / "pid-0").exists():
                     await anyio.sleep(0.01)
-                ctx.gate.closed = True
+                ctx.gate.close()
 
             tasks.start_soon(close)
             answer = await trainer.call(
