@@ -2,8 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
+import anyio.lowlevel
+from engine_train.models import Models
+from engine_train.positions import Span
+from engine_train.rewards import Tokens
+from engine_train.workers import Trainer
+
+from engine import Context
 from engine.rows import Row
 from engine.testing import Blob, Example, FakeChat, PluginContract
 
@@ -87,12 +96,61 @@ class TestSae(PluginContract):
         return {"sae.planted": Example(samples=8, width=4, features=6)}
 
 
+class FakeTrainer(Trainer):
+    """Workers that answer at once: what they would do is the tests' of training to show."""
+
+    async def call(
+        self, function: str, payload: Mapping[str, Any], workdir: Path, ctx: Context
+    ) -> Any:
+        await anyio.lowlevel.checkpoint()
+        if function == "engine_train.evaluating:evaluate":
+            return {"accuracy": {"all": {"n": 1.0, "accuracy": 1.0}}}
+        folder = anyio.Path(payload["output"])
+        await folder.mkdir(parents=True)
+        await (folder / "config.json").write_text("{}")
+        return {"metrics": {"loss": 1.0}}
+
+
+class FakeModels(Models):
+    """A reward model of one token a word, whose reward is their number."""
+
+    async def reward(self, ref: Any, *, revision: str | None = None) -> Any:
+        await anyio.lowlevel.checkpoint()
+        encode = lambda prompt, reply: Tokens([1] * len(str(reply).split()), 0)  # noqa: E731
+        return SimpleNamespace(
+            pad=0,
+            encode=encode,
+            score=lambda tokens: [float(len(t.ids)) for t in tokens],
+            position=lambda ids, start: Span(len(ids) - 1, len(ids)),
+        )
+
+
 class TestTrain(PluginContract):
     plugin = "train"
 
     def examples(self, folder: Path) -> Mapping[str, Example]:
         judged = {"held out": {"n": 4, "accuracy": 0.75, "low": 0.3, "high": 0.95}}
-        return {"train.report": Example([{"accuracy": judged}], path=folder / "report.html")}
+        model = Blob({"config.json": "{}"}, "application/x-transformers")
+        dataset = Blob('{"text": "a"}\n', "application/jsonl")
+        given = {"dataset": dataset, "base": model}
+        votes = {"instruction": "Add.", "first": "2", "second": "3", "vote": 1}
+        return {
+            **{
+                f"train.{name}": Example([given], trainer=FakeTrainer())
+                for name in ("sft", "reward", "dpo", "grpo")
+            },
+            "train.assign": Example([{"chosen": "a"}], set="hh"),
+            "train.preference": Example([votes], set="sums"),
+            "train.score": Example([{"model": model, "completion": "a b"}], models=FakeModels()),
+            "train.evaluate": Example(
+                [{"model": model, "held_out": dataset}], trainer=FakeTrainer()
+            ),
+            "train.report": Example([{"accuracy": judged}], path=folder / "report.html"),
+        }
+
+
+class TestTransformers(PluginContract):
+    plugin = "transformers"
 
 
 class TestDataset(PluginContract):
