@@ -10,6 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from engine_train import intervals, reward
+from engine_train.bases import Base
 from engine_train.errors import TrainingError
 from engine_train.worker import STOP
 
@@ -30,10 +31,10 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Path
-    """The folder of a reward model."""
-    baseline: Path | None = None
-    """That of another one, which is scored on the same pairs."""
+    model: Base
+    """A reward model."""
+    baseline: Base | None = None
+    """Another one, which is scored on the same pairs."""
     held_out: Path
     """A JSON Lines file of pairs as `train.reward` reads them; `set` says where a pair belongs."""
     workdir: Path
@@ -54,10 +55,10 @@ def evaluate(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         )
     reward.check(list(rows[0]), rows[0])
     found = []
-    for name, folder in (("model", asked.model), ("baseline", asked.baseline)):
-        if folder is None:
+    for name, base in (("model", asked.model), ("baseline", asked.baseline)):
+        if base is None:
             continue
-        scored = _scored(folder, rows, asked.workdir / f"{name}.jsonl", asked.workdir / STOP, tell)
+        scored = _scored(base, rows, asked.workdir / f"{name}.jsonl", asked.workdir / STOP, tell)
         if scored is None:
             return {"stopped": True}
         found.append(scored)
@@ -65,20 +66,18 @@ def evaluate(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
 
 def _scored(
-    folder: Path, rows: Sequence[Mapping[str, Any]], kept: Path, stop: Path, tell: Tell
+    base: Base, rows: Sequence[Mapping[str, Any]], kept: Path, stop: Path, tell: Tell
 ) -> Rewards | None:
     """Return the rewards of all pairs, an earlier start's included; None if it was stopped."""
     from engine_train.packing import pair
+    from engine_train.places import find
     from engine_train.rewards import RewardModel, chunks, row_length
 
     tell({"say": "loading"})
-    model = RewardModel.load(folder)
+    model = RewardModel.load(find(base, seed=0, texts=()))
     pairs = []
     for number, row in enumerate(rows, 1):
-        try:
-            one, two = pair(model.tokenizer, row)
-        except KeyError as error:
-            raise TrainingError(f"held-out row {number} lacks {error}") from error
+        one, two = pair(model.tokenizer, row, f"held-out row {number}")
         pairs.append((model.cut(one), model.cut(two)))
     places = list(chunks([row_length(*both) for both in pairs]))
     done = list(_kept(kept))

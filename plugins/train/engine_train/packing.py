@@ -69,21 +69,36 @@ def encode(
             "as texts"
         )
     more = dict(template or {}, tools=tools, tokenize=True, return_dict=True)
-    ids = list(tokenizer.apply_chat_template([*prompt, *reply], **more)["input_ids"])
-    before = []
-    if prompt:
-        given = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **more)
-        before = list(given["input_ids"])
+    ids = _templated(tokenizer, [*(prompt or ()), *reply], more)
+    before = _templated(tokenizer, prompt, more | {"add_generation_prompt": True}) if prompt else []
     return Tokens(ids, common(before, ids))
 
 
-def pair(tokenizer: Any, row: Mapping[str, Any]) -> tuple[Tokens, Tokens]:
+def _templated(tokenizer: Any, messages: Any, more: Mapping[str, Any]) -> list[int]:
+    from jinja2 import TemplateError
+
+    try:
+        return list(tokenizer.apply_chat_template(messages, **more)["input_ids"])
+    except TemplateError as error:
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise TrainingError(
+            f"the chat template refuses a conversation of {roles}: {error}; reject such rows "
+            "before `dataset.pack`, or take a model whose template allows them"
+        ) from error
+
+
+def pair(tokenizer: Any, row: Mapping[str, Any], where: str = "a pair") -> tuple[Tokens, Tokens]:
     """Return the tokens of `chosen` and `rejected` of a row in any of TRL's preference formats.
 
     Without a `prompt` it is what both share: whole messages, or tokens. The same holds for rows
-    that are tokens already (`chosen_ids`, `rejected_ids`).
+    that are tokens already (`chosen_ids`, `rejected_ids`). Raises TrainingError, which tells
+    `where`, for a row that lacks one of them.
     """
-    if "chosen_ids" in row:
+    ids = "_ids" if "chosen_ids" in row else ""
+    for name in (f"chosen{ids}", f"rejected{ids}"):
+        if not row.get(name):
+            raise TrainingError(f"{where}: `{name}` is empty or missing")
+    if ids:
         return _shared(list(row["chosen_ids"]), list(row["rejected_ids"]))
     chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
     if prompt is None and not isinstance(chosen, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine import Artifact, Context, Reject, Row, stage
 from engine.rows import Dialogue, Message
 from engine.text import Text
+from engine_train.bases import Base
 from engine_train.evaluating import Evaluation
 from engine_train.stages import call
 from engine_train.workers import Trainer
@@ -105,8 +106,8 @@ async def evaluate(
     """
     blobs = ctx.blobs
     asked = Evaluation(
-        model=blobs.path(model),
-        baseline=blobs.path(baseline) if baseline else None,
+        model=Base.of(None, model, blobs),
+        baseline=Base.of(None, baseline, blobs) if baseline else None,
         held_out=blobs.path(held_out),
         workdir=ctx.workdir,
     )

@@ -102,8 +102,14 @@ def build(
     for name, value in settings.items():  # what the model was made with, unless told otherwise
         if value is not None or not hasattr(model.config, name):
             setattr(model.config, name, value)
-    if model.config.reward_pooling is None:
-        model.config.reward_pooling = "last"
+    model.config.reward_pooling = model.config.reward_pooling or "last"
+    if job.tuning.save == "adapter" and any(
+        getattr(model.config, name) not in (None, "last") for name in settings
+    ):
+        raise TrainingError(
+            "adapters keep no `pooling: mean`, `max_prompt` or `max_reply` for whoever loads them: "
+            "say `tuning: {tune: lora, save: merged}`"
+        )
     more: dict[str, Any] = {
         "model": model,
         "processing_class": tokenizer,

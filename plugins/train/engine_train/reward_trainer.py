@@ -61,7 +61,7 @@ class PairTrainer(RewardTrainer):
         batch = self.batch([_tokens(example) for example in examples])
         given = {**batch.inputs, "weights": batch.weights, "tokens": torch.tensor(batch.tokens)}
         if "margin" in examples[0]:
-            given["margin"] = torch.tensor([float(e["margin"]) for e in examples])
+            given["margin"] = torch.tensor([e["margin"] for e in examples])
         return given
 
     def batch(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
@@ -76,6 +76,7 @@ class PairTrainer(RewardTrainer):
         if "chosen_start" in dataset.column_names:
             return dataset
         found = dict.fromkeys(("cut_prompts", "cut_replies", "too_long", "equal_pairs"), 0)
+        margins = "margin" in dataset.column_names
         rows = []
         for at, row in enumerate(dataset, 1):
             if (both := self._cut_pair(processing_class, row, at, found)) is None:
@@ -85,7 +86,7 @@ class PairTrainer(RewardTrainer):
                 found["too_long"] += 1
                 continue
             found["equal_pairs"] += chosen.ids == rejected.ids
-            kept = {"margin": row["margin"]} if row.get("margin") is not None else {}
+            kept: dict[str, Any] = {"margin": float(row["margin"] or 0)} if margins else {}
             kept |= {"chosen_ids": chosen.ids, "chosen_start": chosen.start}
             kept |= {"rejected_ids": rejected.ids, "rejected_start": rejected.start}
             rows.append(kept | {"length": row_length(chosen, rejected)})
@@ -102,7 +103,7 @@ class PairTrainer(RewardTrainer):
     def _cut_pair(
         self, tokenizer: Any, row: Mapping[str, Any], at: int, found: dict[str, int]
     ) -> tuple[Tokens, Tokens] | None:
-        whole = pair(tokenizer, row)
+        whole = pair(tokenizer, row, f"row {at}")
         chosen, rejected = (cut(tokens, *self.sizes) for tokens in whole)
         for name, tokens in (("chosen", chosen), ("rejected", rejected)):
             if last_token(tokens.ids, tokenizer.pad_token_id) is None:
@@ -177,7 +178,8 @@ class HeadTrainer(PairTrainer):
         self.model.train()  # what `log` takes it by
         self.state.global_step = self.state.max_steps
         self.state.epoch = 1.0
-        self._note("train", (states.double() @ weights).float())
+        rewards = (states.double() @ weights).float()
+        self._note("train", rewards.to(self.accelerator.device))
         self.log({"loss": loss})
 
     def _states(self) -> torch.Tensor | None:

@@ -49,7 +49,11 @@ class RewardModel:
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> Self:
-        """Load a reward model from its folder. Raises TrainingError for another kind of model."""
+        """Load a reward model from its folder, on to a CUDA device where there is one.
+
+        Raises TrainingError for another kind of model.
+        """
+        import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
@@ -62,7 +66,8 @@ class RewardModel:
                 f"{folder} has no reward head ({', '.join(model_kinds(model))}): train one with "
                 "`train.reward`"
             )
-        return cls(model if device is None else model.to(device), tokenizer)
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device or best), tokenizer)
 
     def encode(self, prompt: Any, reply: Any) -> Tokens:
         """Return the tokens of a prompt and a reply, two texts or two lists of messages."""

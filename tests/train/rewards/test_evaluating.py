@@ -32,8 +32,10 @@ def ask(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         path, workdir = tmp_path / "held_out.jsonl", tmp_path / "work"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         workdir.mkdir(exist_ok=True)
-        paths = {"model": model, "baseline": baseline, "held_out": path, "workdir": workdir}
-        return {name: str(p) if p else None for name, p in paths.items()}
+        bases = {"model": {"folder": str(model)}}
+        if baseline is not None:
+            bases["baseline"] = {"folder": str(baseline)}
+        return {**bases, "held_out": str(path), "workdir": str(workdir)}
 
     return make
 
@@ -133,6 +135,6 @@ def test_what_cannot_be_evaluated_is_an_error(
         evaluate(ask([], reward_folder()), nobody)
     with pytest.raises(TrainingError, match="lacks chosen and rejected"):
         evaluate(ask([{"text": "a"}], reward_folder()), nobody)
-    with pytest.raises(TrainingError, match="held-out row 2 lacks 'rejected'"):
+    with pytest.raises(TrainingError, match="held-out row 2: `rejected` is empty or missing"):
         rows = preferences(2)
         evaluate(ask([rows[0], {"chosen": rows[1]["chosen"]}], reward_folder()), nobody)

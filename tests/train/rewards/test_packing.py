@@ -162,3 +162,9 @@ def test_an_end_that_the_tokenizer_adds_too_is_not_doubled(tokenizer: Any) -> No
     tokens = encode(tokenizer, "help me", " yes")
     assert tokenizer.decode(tokens.ids) == "help me yes [END]"
     assert tokens.start == 2
+
+
+def test_a_conversation_that_the_template_refuses_is_told(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ raise_exception('no system, please') }}"
+    with pytest.raises(TrainingError, match="refuses a conversation of user.*no system, please"):
+        pair(tokenizer, MESSAGES)

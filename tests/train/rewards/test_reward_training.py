@@ -220,6 +220,27 @@ def test_a_reply_without_text_is_an_error(build: Build) -> None:
         build([{"chosen_ids": [5, 6], "rejected_ids": [0, 0]}])
 
 
+def test_a_row_that_lacks_a_reply_is_named(build: Build) -> None:
+    rows = [{"chosen_ids": [5, 6], "rejected_ids": [5, 7]}, {"chosen_ids": [5, 6]}]
+    with pytest.raises(TrainingError, match="row 2: `rejected_ids` is empty or missing"):
+        build(rows)
+
+
+def test_rows_without_a_margin_have_none(build: Build) -> None:
+    pairs = {"chosen_ids": [5, 6], "rejected_ids": [5, 7]}
+    trainer = build([pairs | {"margin": 2.0}, pairs])
+    assert list(trainer.train_dataset["margin"]) == [2.0, 0.0]
+
+
+def test_adapters_apart_cannot_say_how_they_are_read(
+    build: Build, preferences: Callable[..., Any]
+) -> None:
+    tuning = {"tune": "lora", "save": "adapter"}
+    with pytest.raises(TrainingError, match="adapters keep no `pooling: mean`"):
+        build(preferences(8), tuning=tuning, options={"pooling": "mean"})
+    assert build(preferences(8), tuning=tuning).pooling == "last"
+
+
 TEXT, MESSAGES = "yes", [{"role": "assistant", "content": "yes"}]
 
 
