@@ -7,7 +7,7 @@ PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 PLUGINS = $(wildcard plugins/*)
 PROJECTS = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: run test lint types floors unit embedded bench bench-short sim sim-short kill kill-short kill-embedded disk docs clean
+.PHONY: run test lint types floors unit embedded bench bench-short sim sim-short kill kill-short kill-embedded kill-train reward disk docs clean
 
 run: $(VENV)/.light
 	$(BIN)/engine run pipelines/pink.yaml
@@ -67,6 +67,13 @@ kill-short: $(VENV)/.full
 
 kill-embedded: $(VENV)/.full
 	$(BIN)/python tests/chaos/kill.py --embedded 5
+
+kill-train: $(VENV)/.full
+	$(BIN)/python tests/train/kills/kill_training.py sft reward dpo grpo --kills 3
+
+# Wants the data that the file names, beside this folder; some 15 minutes of two idle cores.
+reward: $(VENV)/.full
+	$(BIN)/engine run pipelines/reward.yaml
 
 disk: $(VENV)/.full
 	FAULTS=full $(BIN)/pytest tests/store/faults
