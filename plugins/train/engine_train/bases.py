@@ -39,15 +39,15 @@ NO_MODEL = (
 def _named(name: str | Path) -> str | Path:
     """Return a path for what looks like one: a Hub id has two parts, a GGUF on the Hub three."""
     text = str(name)
-    within = text.endswith(".gguf") and text.count("/") < 2
+    within = text.endswith("/") or (text.endswith(".gguf") and text.count("/") < 2)
     return Path(text) if within or text.startswith(("./", "../", "/", "~")) else name
 
 
 Name = Annotated[str | InputPath, AfterValidator(_named)]
 """A Hub id, a name of `engine.chat.weights.CARRIED`, a folder, or a GGUF file (here or on the Hub).
 
-What begins with `./`, `../`, `/` or `~`, and a .gguf not below two folders, is a path: relative to
-the pipeline file, counted by its content.
+What begins with `./`, `../`, `/` or `~`, or ends with `/`, and a .gguf not below two folders, is a
+path: relative to the pipeline file, counted by its content.
 """
 
 
@@ -171,6 +171,7 @@ def _load(
 
     from engine_train import memory, places
 
+    quantized = _quantized(base.quantization)
     place = places.find(base, seed=seed, texts=texts)
     config = places.read_config(place, base.revision)
     auto = {
@@ -199,7 +200,7 @@ def _load(
         place,
         base.revision,
         config=config,
-        **({"dtype": dtype} | _quantized(base.quantization)),
+        **({"dtype": dtype} | quantized),
     )
     if kind == "reward" and not headed:
         missing = _new_head(model, missing)

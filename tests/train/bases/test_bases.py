@@ -345,6 +345,7 @@ def test_the_weights_that_a_package_carries_answer_in_torch() -> None:
         ("./name", True),
         ("../name", True),
         ("~/name", True),
+        ("name/", True),
         ("file.gguf", True),
         ("models/file.gguf", True),
     ],
@@ -354,5 +355,7 @@ def test_what_looks_like_a_path_is_one(said: str, path: bool) -> None:
     assert isinstance(found, Path) == path
     assert str(found) == str(Path(said))
     base = Base(model=found)
-    assert Base.model_validate(base.model_dump(mode="json")) == base or said.endswith("name")
+    assert Base.model_validate(base.model_dump(mode="json")) == base or said.rstrip("/").endswith(
+        "name"
+    )
     assert base.reference == ("" if path else said)
