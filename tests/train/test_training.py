@@ -90,7 +90,7 @@ def test_a_resumed_training_ends_in_the_same_bytes(
             train(killed, killed_at(step))
     said: list[str] = []
     train(killed, lambda answer: said.append(answer["say"]))
-    assert [text for text in said if text.startswith("step")][0].startswith("step 7 of 8")
+    assert next(text for text in said if text.startswith("step")).startswith("step 7 of 8")
     assert files(whole) == files(killed)
     assert "model.safetensors" in files(whole)
 

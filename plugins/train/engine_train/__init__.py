@@ -1,4 +1,4 @@
-"""Training as stages: supervised fine-tuning, reward models, DPO and GRPO, and what uses a model."""
+"""Training as stages: supervised fine-tuning, reward models, DPO, GRPO; and what uses a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -29,9 +29,9 @@ SHARE = 20.0
 class Keeper(TrainerCallback):
     """Saves checkpoints, ends the training when it is asked to or goes wrong, tells how it goes.
 
-    Checkpoints fall on steps after which nothing is pending, the multiples of `boundary`: what is to
-    be logged was logged, and with GRPO the batch of completions is used up. So a resumed training
-    goes on as if nothing had happened, its log included.
+    Checkpoints fall on the multiples of `boundary`, after which nothing is pending: what is to be
+    logged was logged, and with GRPO the batch of completions is used up. So a resumed training goes
+    on as if nothing had happened, its log included.
     """
 
     def __init__(self, job: Job, config: Any, tell: Callable[[Mapping[str, Any]], None]) -> None:

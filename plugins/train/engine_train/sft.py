@@ -72,7 +72,7 @@ def _check_lengths(trainer: Any, model: Any, config: Any) -> None:
 
 
 def metrics(trainer: Any, history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the longest row in tokens, and how many rows reach the length at which rows are cut."""
+    """Return the longest row in tokens, and how many rows reach the length that cuts."""
     if not hasattr(trainer, "longest"):
         return {}
     return {"longest": trainer.longest, "reach_max_length": trainer.cut}

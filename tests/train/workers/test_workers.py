@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from engine_train.errors import TrainingError
 from engine_train.workers import Trainer
@@ -30,10 +32,12 @@ def gone(pid: int) -> bool:
         return True
 
 
-async def until_gone(pid: int) -> None:
-    with anyio.fail_after(20):
-        while not gone(pid):
-            await anyio.sleep(0.02)
+def wait_for(ready: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 async def test_a_worker_answers_says_and_is_reused(tmp_path: Path) -> None:
@@ -90,8 +94,7 @@ async def test_when_the_run_drains_the_worker_is_asked_to_stop(tmp_path: Path) -
         async with anyio.create_task_group() as tasks:
 
             async def close() -> None:
-                while not (tmp_path / "pid-0").exists():
-                    await anyio.sleep(0.01)
+                await anyio.to_thread.run_sync(wait_for, (tmp_path / "pid-0").exists)
                 ctx.gate.close()
 
             tasks.start_soon(close)
@@ -107,8 +110,7 @@ async def test_cancelling_ends_the_worker(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
 
             async def cancel() -> None:
-                while not (tmp_path / "pid-0").exists():
-                    await anyio.sleep(0.01)
+                await anyio.to_thread.run_sync(wait_for, (tmp_path / "pid-0").exists)
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(cancel)
@@ -140,23 +142,24 @@ anyio.run(main)
 """
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_workers_die_with_the_engine(processes: int, tmp_path: Path) -> None:
+def test_workers_die_with_the_engine(processes: int, tmp_path: Path) -> None:
     """However it dies: here by signal 9, while they are at work, launched by accelerate or not."""
     command = [sys.executable, "-c", ENGINE, "orders:until_stopped", str(tmp_path)]
     if processes == 2:
         (tmp_path / "two.yaml").write_text(TWO)
         command.append(str(tmp_path / "two.yaml"))
-    process: Any = subprocess.Popen(command)
-    with anyio.fail_after(120):
-        while len(pids := [p for p in tmp_path.glob("pid-*") if p.read_text()]) < processes:
-            assert process.poll() is None
-            await anyio.sleep(0.02)
-    process.kill()
-    process.wait()
-    for path in pids:
-        await until_gone(int(path.read_text()))
+    engine = subprocess.Popen(command)
+
+    def at_work() -> bool:
+        assert engine.poll() is None
+        return len([p for p in tmp_path.glob("pid-*") if p.read_text()]) == processes
+
+    wait_for(at_work)
+    engine.kill()
+    engine.wait()
+    for path in tmp_path.glob("pid-*"):
+        wait_for(lambda path=path: gone(int(path.read_text())))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
