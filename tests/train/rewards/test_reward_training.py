@@ -33,6 +33,7 @@ def build(
         options: Mapping[str, Any] | None = None,
         held_out: list[dict[str, Any]] | None = None,
         name: str = "work",
+        callbacks: list[Any] | None = None,
         **args: Any,
     ) -> Any:
         from datasets import Dataset
@@ -58,7 +59,7 @@ def build(
             tokenizers(),
             Dataset.from_list(rows),
             config,
-            [],
+            callbacks or [],
             Dataset.from_list(held_out) if held_out else None,
         )
 
@@ -159,6 +160,35 @@ def test_a_head_moves_nothing_else_and_resumes_from_its_states(
     again._forward = None  # the states that are kept must do
     again.train()
     assert again.model.score.weight.equal(after["score.weight"])
+
+
+class Killed(BaseException):
+    """A kill."""
+
+
+def test_a_head_whose_states_were_cut_short_ends_the_same(
+    build: Build, preferences: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine_train.rewards import chunks
+    from transformers import TrainerCallback
+
+    class Kill(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 3:
+                raise Killed
+
+    monkeypatch.setattr("engine_train.reward_trainer.chunks", lambda sizes: chunks(sizes, 100))
+    tuning = {"tune": "head"}
+    whole = build(preferences(40), tuning=tuning, name="whole")
+    whole.train()
+    with pytest.raises(Killed):
+        build(preferences(40), tuning=tuning, name="cut", callbacks=[Kill()]).train()
+    again = build(preferences(40), tuning=tuning, name="cut")
+    forward, computed = again._forward, []
+    again._forward = lambda examples: computed.append(1) or forward(examples)
+    again.train()
+    assert again.model.score.weight.equal(whole.model.score.weight)
+    assert len(computed) == len(list((whole.features).iterdir())) - 3
 
 
 def test_a_saved_model_is_read_as_it_was_trained(
