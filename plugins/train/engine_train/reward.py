@@ -110,6 +110,8 @@ def build(
             "adapters keep no `pooling: mean`, `max_prompt` or `max_reply` for whoever loads them: "
             "say `tuning: {tune: lora, save: merged}`"
         )
+    for name in settings:  # what is recorded of the training is what it used
+        job.options[name.removeprefix("reward_")] = getattr(model.config, name)
     more: dict[str, Any] = {
         "model": model,
         "processing_class": tokenizer,

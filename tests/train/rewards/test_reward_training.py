@@ -23,7 +23,8 @@ Build = Callable[..., Any]
 def build(
     tmp_path: Path, models: Callable[..., Any], tokenizers: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Return a trainer over a tiny model, as a worker builds it."""
+    """Return a trainer over a tiny model, as a worker builds it; `jobs` are what it was told."""
+    jobs: list[Job] = []
 
     def make(
         rows: list[dict[str, Any]],
@@ -53,6 +54,7 @@ def build(
         given |= {"save_strategy": "no", "use_cpu": True}
         config = arguments.build("reward", args, {**reward.defaults(job), **given})
         model, _ = apply(models(kind), job.tuning, reward=True)
+        jobs.append(job)
         return reward.build(
             job,
             model,
@@ -63,6 +65,7 @@ def build(
             Dataset.from_list(held_out) if held_out else None,
         )
 
+    make.jobs = jobs  # type: ignore[attr-defined]
     return make
 
 
@@ -217,6 +220,8 @@ def test_the_base_says_what_is_left_out(
     monkeypatch.setattr(LlamaConfig, "reward_max_prompt", 5, raising=False)
     trainer = build(preferences(8))
     assert (trainer.pooling, trainer.sizes) == ("mean", (5, None))
+    told = build.jobs[-1].options  # type: ignore[attr-defined]
+    assert told == {"pooling": "mean", "max_prompt": 5, "max_reply": None}
     assert build(preferences(8), options={"pooling": "last"}).pooling == "last"
 
 
