@@ -177,12 +177,12 @@ class PreferenceTrainer(DPOTrainer):
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """Score the replies alone."""
         with _replies_alone():
-            return super().compute_ref_log_probs(model, inputs)  # type: ignore[no-untyped-call]
+            return super().compute_ref_log_probs(model, inputs)
 
     def compute_loss(self, *given: Any, **named: Any) -> Any:
         """Score the replies alone."""
         with _replies_alone():
-            return super().compute_loss(*given, **named)  # type: ignore[no-untyped-call]
+            return super().compute_loss(*given, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log how far the chosen replies have fallen, too; tell of it when it is far."""

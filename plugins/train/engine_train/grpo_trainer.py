@@ -38,10 +38,11 @@ class GroupTrainer(GRPOTrainer):
             # TRL loads the reference by the model's name: another model, where this one was cut,
             # drawn or changed since. What is trained is what must be compared with.
             reference = job.workdir / "reference"
-            if not (reference / "config.json").exists():
-                fresh = job.workdir / "reference.tmp"
-                model.save_pretrained(fresh)
-                fresh.replace(reference)
+            with given["args"].main_process_first():
+                if not (reference / "config.json").exists():
+                    fresh = job.workdir / "reference.tmp"
+                    model.save_pretrained(fresh)
+                    fresh.replace(reference)
             config._name_or_path = str(reference)
         try:
             super().__init__(model=model, **given)
@@ -63,7 +64,7 @@ class GroupTrainer(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save how many parts of the batch of replies were used, and those that are left."""
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
+        super()._save_checkpoint(model, trial)
         every = self.args.steps_per_generation * self.num_iterations
         left = self._buffered_inputs if self._step % every else None
         rank = self.args.process_index
@@ -71,7 +72,7 @@ class GroupTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Go on where the checkpoint was saved."""
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]
+        super()._load_optimizer_and_scheduler(checkpoint)
         path = Path(checkpoint or "") / f"{self.args.process_index}-{STATE}"
         if checkpoint is not None and path.exists():
             state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
@@ -104,4 +105,4 @@ class EpochSampler(RepeatSampler):
     def __iter__(self) -> Iterator[int]:
         if self.shuffle:
             self.generator.manual_seed((self.seed or 0) + self.epoch)
-        yield from super().__iter__()  # type: ignore[no-untyped-call]
+        yield from super().__iter__()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from engine_train.errors import TrainingError
@@ -100,15 +102,32 @@ def _checked(function: Reward, columns: Sequence[str]) -> Reward:
 
         @wraps(function)
         async def later(**given: Any) -> list[float | None]:
-            return _numbers(name, await function(**told(given)), len(given["completions"]))
+            with _named(name):
+                answer = await function(**told(given))
+            return _numbers(name, answer, len(given["completions"]))
 
         return later
 
     @wraps(function)
     def now(**given: Any) -> list[float | None]:
-        return _numbers(name, function(**told(given)), len(given["completions"]))
+        with _named(name):
+            answer = function(**told(given))
+        return _numbers(name, answer, len(given["completions"]))
 
     return now
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of an error that the reward function made it, and where."""
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        at = extract_tb(error.__traceback__)[-1]
+        where = f"{Path(at.filename).name}:{at.lineno}"
+        raise RuntimeError(f"{name}() failed: {type(error).__name__}: {error} ({where})") from error
 
 
 def _numbers(name: str, answer: Any, count: int) -> list[float | None]:

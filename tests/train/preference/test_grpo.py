@@ -184,6 +184,15 @@ def test_rewards_that_are_no_numbers_are_an_error(
         make("grpo", prompts, ARGS, options=options).train()
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_function_that_fails_is_named(
+    make: Make, prompts: Rows, scored: Callable[..., Any], kind: str
+) -> None:
+    options = scored(f"{kind} reward(completions):\n    return {{}}['x']\n")
+    with pytest.raises(RuntimeError, match=r"reward\(\) failed: KeyError: 'x' \(score.py:2\)"):
+        make("grpo", prompts, ARGS, options=options).train()
+
+
 def test_a_reward_model_may_reward(make: Make, prompts: Rows, tmp_path: Path) -> None:
     from engine_train.rewards import RewardModel
     from transformers import LlamaConfig, LlamaForSequenceClassification
