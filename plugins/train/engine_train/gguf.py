@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from engine_train.memory import ran_out
 from engine_train.spelling import write_tokenizer
 
 __all__ = ["cached", "dequantised"]
+
+STALE = 86_400
+"""Seconds after which what is half made is nobody's."""
 
 
 def dequantised(file: Path) -> Path:
@@ -35,6 +39,9 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         make(made)

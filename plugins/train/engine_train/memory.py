@@ -125,12 +125,13 @@ def available(device: str) -> int:
 
 
 def parameters(config: Any) -> int:
-    """Return how many weights a causal language model of a configuration has."""
+    """Return how many weights a language model of a configuration has."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
+    causal = type(config) in AutoModelForCausalLM._model_mapping
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
+        model: Any = (AutoModelForCausalLM if causal else AutoModel).from_config(config)
     return sum(weight.numel() for weight in model.parameters())
 
 

@@ -10,6 +10,8 @@ import pytest
 from engine_train.bases import Base, Scratch, Source, load_backbone, load_causal, load_reward
 from engine_train.errors import TrainingError
 
+from engine import Artifact
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and transformers
 Folder = Callable[..., Path]
 KINDS = ["llama", "qwen2", "gpt_neox", "gemma2", "gpt2"]
@@ -25,11 +27,11 @@ LLAMA = {
 }
 
 
-def logits(model: Any, ids: tuple[int, ...] = (5, 9, 11, 4)) -> Any:
+def logits(model: Any) -> Any:
     import torch
 
     with torch.no_grad():
-        return model(torch.tensor([ids])).logits
+        return model(torch.tensor([[5, 9, 11, 4]])).logits
 
 
 def same(one: Any, other: Any) -> bool:
@@ -288,52 +290,32 @@ def test_adapters_are_merged_into_what_they_adapt(folder: Folder, tmp_path: Path
     assert torch.allclose(logits(found), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("quantized", [False, True])
-def test_a_gguf_is_dequantised_once(
-    quantized: bool,
-    folder: Folder,
-    gguf_file: Callable[..., Path],
-    cache: Path,
-    tmp_path: Path,
-) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
+class Blobs:
+    """Blobs that lie in a folder under their digests."""
 
-    original = AutoModelForCausalLM.from_pretrained(folder("llama"))
-    file = gguf_file(original, quantized=quantized)
-    model, tokenizer = load_causal(Base(model=file), seed=0)
-    assert torch.allclose(logits(model), logits(original), atol=2e-2 if quantized else 1e-5)
-    assert tokenizer.chat_template
-    assert tokenizer.eos_token == tokenizer.pad_token == "<end>"
-    assert len(tokenizer) == original.config.vocab_size  # transformers adds <|endoftext|>
-    assert max(tokenizer("<|endoftext|> !").input_ids) < len(tokenizer)
-    assert same(model, by_name(model))
-    made = list((cache / "dequantised").iterdir())
-    assert len(made) == 1
-    before = (made[0] / "model.safetensors").stat().st_mtime_ns
-    short, _ = load_reward(Base(model=file, layers=1), seed=0)
-    assert short.config.num_hidden_layers == 1
-    assert (made[0] / "model.safetensors").stat().st_mtime_ns == before
-    model.save_pretrained(tmp_path / "saved")  # which transformers refuses of a GGUF as it loads it
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, artifact: Artifact) -> Path:
+        return self.root / artifact.digest
 
 
-def test_a_gguf_that_is_none_is_told_and_leaves_nothing(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.gguf").write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(TrainingError, match="bad.gguf cannot be read as a model"):
-        load_causal(Base(model=tmp_path / "bad.gguf"), seed=0)
-    assert list((cache / "dequantised").iterdir()) == []
-    with pytest.raises(TrainingError, match="no model 'gone.gguf'"):
-        load_causal(Base.model_validate({"model": "gone.gguf"}), seed=0)
-
-
-@pytest.mark.embedded
-def test_the_weights_that_a_package_carries_answer_in_torch() -> None:
-    model, tokenizer = load_causal(Base(model="smollm2-135m-instruct"), seed=0)
-    ids = tokenizer("The capital of France is", return_tensors="pt")
-    said = tokenizer.decode(model.generate(**ids, max_new_tokens=2, do_sample=False)[0])
-    assert said == "The capital of France is Paris."
-    reward, _ = load_reward(Base(model="smollm2-135m-instruct", layers=8), seed=0)
-    assert sum(weight.numel() for weight in reward.parameters()) == 56_633_472
+def test_a_rows_artifact_wins_and_is_loaded_as_the_configuration_says(tmp_path: Path) -> None:
+    (tmp_path / "aa").mkdir()
+    blobs: Any = Blobs(tmp_path)
+    made = Artifact("aa", "application/x-transformers", 7, folder=True)
+    base = Base.of(Source(model="org/name", layers=2), made, blobs)
+    assert (base.folder, base.layers, base.model) == (tmp_path / "aa", 2, None)
+    assert base.name == base.reference == "artifact:aa:7"
+    assert Base.of("org/name", None, blobs) == Base(model="org/name")
+    adapter = tmp_path / "aa" / "adapter_config.json"
+    adapter.write_text('{"base_model_name_or_path": "artifact:bb:9"}')
+    assert Base.of(None, made, blobs).adapts == tmp_path / "bb"
+    adapter.write_text('{"base_model_name_or_path": "org/name"}')
+    assert Base.of(None, made, blobs).adapts == "org/name"
+    for nothing in (None, Source(layers=2)):
+        with pytest.raises(TrainingError, match="there is no model to begin with: say `with: {mo"):
+            Base.of(nothing, None, blobs)
 
 
 @pytest.mark.parametrize(
