@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
 import sys
 import threading
 import traceback
@@ -51,7 +52,10 @@ def main() -> None:
     def listen() -> None:
         for line in sys.stdin.buffer:
             orders.put(line)
-        os._exit(0)  # the engine is gone, or has no more to do
+        # The engine is gone, or has no more to do; what was forked to load or tokenise goes, too.
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
     while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,6 +97,7 @@ class Trainer(Resource):
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_pass_on, ctx, workdir)
+                    tasks.start_soon(worker.bury)
                     answer = await worker.answer(ctx)
                     tasks.cancel_scope.cancel()
             except BaseException:
@@ -196,16 +198,23 @@ class _Worker:
                 self._answered = True
                 return dict(answer)
 
+    async def bury(self) -> None:
+        """Once the process has died, end those that it forked: they hold its pipe open."""
+        await self._process.wait()
+        self._kill()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     async def end(self) -> None:
-        """End the process, whatever it does."""
-        if self._process.returncode is None:
-            if self._launched:  # it ends those that it started
-                if not self._answered:
-                    self._process.terminate()
-                with anyio.move_on_after(10):
-                    await self._process.wait()
-            if self._process.returncode is None:
-                self._process.kill()
+        """End the process and those that it forked, whatever they do."""
+        if self._process.returncode is None and self._launched:  # it ends those that it started
+            if not self._answered:
+                self._process.terminate()
+            with anyio.move_on_after(10):
+                await self._process.wait()
+        self._kill()
         await self._process.aclose()
 
 

@@ -26,6 +26,18 @@ def die(payload: dict[str, Any], tell: Any) -> None:
     os.kill(os.getpid(), 9)
 
 
+def fork_and(payload: dict[str, Any], tell: Any) -> None:
+    """Fork a process, as loaders of data do; then die, or wait to be killed."""
+    child = os.fork()
+    if not child:
+        time.sleep(600)
+        os._exit(0)
+    Path(payload["workdir"], "pid-0").write_text(str(child))
+    if payload.get("then") == "die":
+        os.kill(os.getpid(), 9)
+    time.sleep(600)
+
+
 def until_stopped(payload: dict[str, Any], tell: Any) -> dict[str, Any]:
     """Wait for the file that asks to stop; the first answer says that it waits."""
     stop = Path(payload["workdir"]) / "stop"

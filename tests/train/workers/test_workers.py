@@ -72,6 +72,15 @@ async def test_a_dead_worker_is_an_error_and_is_replaced(tmp_path: Path) -> None
         assert (await trainer.call("orders:add", {"a": 1, "b": 2}, tmp_path, ctx))["sum"] == 3
 
 
+async def test_what_a_dead_worker_forked_neither_lives_on_nor_is_waited_for(tmp_path: Path) -> None:
+    order = {"workdir": str(tmp_path), "then": "die"}
+    async with Trainer() as trainer:
+        with anyio.fail_after(60), pytest.raises(RuntimeError, match="signal 9"):
+            await trainer.call("orders:fork_and", order, tmp_path, Context("train"))
+    child = int((tmp_path / "pid-0").read_text())
+    await anyio.to_thread.run_sync(wait_for, lambda: gone(child), 30)
+
+
 async def test_two_workers_train_side_by_side(tmp_path: Path) -> None:
     ctx, both, found = Context("train"), tmp_path / "both", []
     both.mkdir()
@@ -160,6 +169,16 @@ def test_workers_die_with_the_engine(processes: int, tmp_path: Path) -> None:
     engine.wait()
     for path in tmp_path.glob("pid-*"):
         wait_for(lambda path=path: gone(int(path.read_text())))  # type: ignore[misc]
+
+
+def test_what_a_worker_forked_dies_with_the_engine(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ENGINE, "orders:fork_and", str(tmp_path)]
+    engine = subprocess.Popen(command)
+    child = tmp_path / "pid-0"
+    wait_for(lambda: child.exists() and bool(child.read_text()))
+    engine.kill()
+    engine.wait()
+    wait_for(lambda: gone(int(child.read_text())), 30)
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
