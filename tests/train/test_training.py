@@ -175,6 +175,21 @@ def test_a_dataset_that_cannot_be_used(
         train(job(method, data=data), nobody)
 
 
+def test_a_column_that_the_first_row_lacks_is_read(job: Callable[..., dict[str, Any]]) -> None:
+    pair = {"prompt": "a", "chosen": " b", "rejected": " c"}
+    data = [pair, *([pair | {"margin": 2.0}] * 7)]
+    without, beside = job("reward", "without", data=[pair] * 8), job("reward", "beside", data=data)
+    train(without, nobody)
+    train(beside, nobody)
+    assert "margin" in json.loads(files(beside)["training.json"])["data"]["columns"]
+    assert files(without)["model.safetensors"] != files(beside)["model.safetensors"]
+
+
+def test_a_column_of_texts_and_lists(job: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(TrainingError, match="do not go together.*make the values of each field"):
+        train(job("sft", data=[{"text": "a"}, {"text": ["b"]}]), nobody)
+
+
 def test_two_formats_in_one_dataset(job: Callable[..., dict[str, Any]]) -> None:
     both = [{"text": "a b", "messages": [{"role": "user", "content": "a"}]}]
     with pytest.raises(TrainingError, match=r"has messages and text: name the columns"):

@@ -44,7 +44,11 @@ def check_columns(method: str, columns: Collection[str]) -> tuple[str, ...]:
 
 
 def load_rows(path: Path) -> Dataset:
-    """Return a dataset file's rows. Raises TrainingError if it has none."""
+    """Return a dataset file's rows, with the columns of them all.
+
+    Raises TrainingError if it has none, or where a column holds what does not go together.
+    """
+    import pyarrow
     from datasets import Dataset
 
     with path.open("rb") as lines:
@@ -54,7 +58,14 @@ def load_rows(path: Path) -> Dataset:
             "the dataset is empty: see how many rows the stage before `dataset.pack` passed on, "
             "and why it rejected the others"
         )
-    return Dataset.from_list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)  # the first may lack some
+    try:
+        return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    except pyarrow.ArrowException as error:
+        raise TrainingError(
+            f"the rows of the dataset do not go together: {error}; make the values of each field "
+            "alike (all texts, or all lists of messages) before `dataset.pack`"
+        ) from error
 
 
 def texts(rows: Dataset) -> Iterator[str]:
