@@ -95,6 +95,25 @@ def test_a_resumed_training_ends_in_the_same_bytes(
     assert "model.safetensors" in files(whole)
 
 
+@pytest.mark.parametrize("method", ["sft", "reward"])
+def test_rows_grouped_by_length_are_resumed_within_a_later_epoch(
+    method: str, job: Callable[..., dict[str, Any]]
+) -> None:
+    """Five steps an epoch: killed in the second one, within which the order must be the same."""
+    args = {"max_steps": 13, "train_sampling_strategy": "group_by_length"}
+    data = list(rows(method, 20))
+    whole, killed = (
+        job(method, "whole", data=data, **args),
+        job(method, "killed", data=data, **args),
+    )
+    train(whole, nobody)
+    for step in (9, 13):
+        with pytest.raises(Killed):
+            train(killed, killed_at(step))
+    train(killed, nobody)
+    assert files(whole) == files(killed)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_written_tells_nothing_of_the_machine(
     method: str, job: Callable[..., dict[str, Any]], tmp_path: Path

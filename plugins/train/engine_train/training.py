@@ -58,6 +58,8 @@ def _train(job: Job, tell: Tell) -> Outcome:
     import torch
     from transformers import set_seed
 
+    from engine_train.sampling import by_epoch
+
     tell({"say": "loading"})
     method = import_module(f"engine_train.{job.method}")
     rows = load_rows(job.dataset)
@@ -79,6 +81,7 @@ def _train(job: Job, tell: Tell) -> Outcome:
     keeper = Keeper(job, config, tell)
     set_seed(config.seed)
     trainer = method.build(job, model, tokenizer, rows, config, [keeper], held_out)
+    by_epoch(trainer)
     last = complete(checkpoints)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     if keeper.stopped:
