@@ -61,7 +61,7 @@ def _kind(value: Any) -> str:
 def defaults(job: Job) -> dict[str, Any]:
     """Return TRL's arguments where the user gives none.
 
-    Nothing is cut, the reference is computed once, and a step of 8 pairs is taken in four parts: two
+    Nothing is cut, the reference is computed once, and a step of 8 pairs has four parts: two
     pairs of 512 tokens need 6.1 GB with SmolLM2-135M in float32, 3.3 GB for its top 10 layers.
     """
     return {
