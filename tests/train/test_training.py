@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+import torch
 from engine_train.errors import TrainingError
 from engine_train.training import train
 from kill_training import SCORE, rows
@@ -179,6 +180,36 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     assert not Path(asked["workdir"], "checkpoints", "checkpoint-6").exists()
 
 
+@pytest.mark.parametrize(("steps", "kept"), [(1, "no checkpoint was saved"), (4, "step 2 is kept")])
+def test_weights_that_are_no_numbers_are_neither_kept_nor_given_out(
+    steps: int, kept: str, job: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that breaks them has a good loss: the next one would tell, if there were one."""
+    from trl import SFTTrainer
+
+    class Blowing(torch.optim.SGD):
+        """Breaks the weights in the last step of the training."""
+
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps == min(steps, 3):
+                self.param_groups[0]["params"][0].data.fill_(float("inf"))
+
+    def optimizer(self: Any, model: Any = None) -> Any:
+        self.optimizer = Blowing(self.model.parameters(), lr=1e-3)
+        return self.optimizer
+
+    monkeypatch.setattr(SFTTrainer, "create_optimizer", optimizer)
+    asked = job("sft", max_steps=steps, save_steps=1 if steps > 1 else 2)
+    with pytest.raises(
+        TrainingError, match=f"weights are no numbers after step {min(steps, 3)}.*{kept}"
+    ):
+        train(asked, nobody)
+    assert not Path(asked["output"]).exists()
+    assert not Path(asked["workdir"], "checkpoints", "checkpoint-3").exists()
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("data", "message"),
@@ -197,11 +228,9 @@ def test_a_dataset_that_cannot_be_used(
 def test_a_column_that_the_first_row_lacks_is_read(job: Callable[..., dict[str, Any]]) -> None:
     pair = {"prompt": "a", "chosen": " b", "rejected": " c"}
     data = [pair, *([pair | {"margin": 2.0}] * 7)]
-    without, beside = job("reward", "without", data=[pair] * 8), job("reward", "beside", data=data)
-    train(without, nobody)
-    train(beside, nobody)
-    assert "margin" in json.loads(files(beside)["training.json"])["data"]["columns"]
-    assert files(without)["model.safetensors"] != files(beside)["model.safetensors"]
+    easy = train(job("reward", "without", data=[pair] * 8), nobody)["metrics"]["loss"]
+    hard = train(job("reward", "beside", data=data), nobody)["metrics"]["loss"]
+    assert hard > easy + 0.5
 
 
 def test_a_column_of_texts_and_lists(job: Callable[..., dict[str, Any]]) -> None:

@@ -59,16 +59,14 @@ class Keeper(TrainerCallback):
         if loss is None:
             return
         if not math.isfinite(loss):
-            last = complete(Path(args.output_dir))
-            kept = f"the checkpoint of step {_step(last)} is kept" if last else "none was saved"
-            raise TrainingError(
-                f"the loss is {loss} at step {state.global_step} of {state.max_steps}; {kept}. "
-                "Lower `learning_rate`, or `max_grad_norm`, or look for a broken row"
-            )
+            raise _broken(f"the loss is {loss} at", args, state)
         self._tell({"say": self._progress(state, loss)})
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save where it is time, and end where it was asked."""
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Save where it is time, and end where it was asked.
+
+        Raises TrainingError for weights that are no numbers: the loss would tell a step too late.
+        """
         if state.global_step % self.boundary or state.global_step >= state.max_steps:
             return
         if self._every:
@@ -77,10 +75,17 @@ class Keeper(TrainerCallback):
             due = time.monotonic() - self._saved >= max(PATIENCE, SHARE * self._cost)
         asked, due = _agreed((self._job.workdir / STOP).exists(), due)
         if asked or due:
+            _check_weights(model, args, state)
             control.should_save = True
             self._saving = time.monotonic()
         if asked:
             control.should_training_stop = self.stopped = True
+
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Raise TrainingError for weights that are no numbers, as the last step may make them."""
+        _check_weights(model, args, state)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as complete, once it is durable."""
@@ -93,6 +98,24 @@ class Keeper(TrainerCallback):
         done = state.global_step - self._from
         left = (time.monotonic() - self._began) / done * (state.max_steps - state.global_step)
         return f"step {state.global_step} of {state.max_steps}, loss {loss:.3f}, {_left(left)} left"
+
+
+def _check_weights(model: Any, args: Any, state: Any) -> None:
+    if model is None:  # a head alone, whose loss tells
+        return
+    trained = (p for p in model.parameters() if p.requires_grad)
+    (broken,) = _agreed(any(not bool(p.isfinite().all()) for p in trained))
+    if broken:
+        raise _broken("the weights are no numbers after", args, state)
+
+
+def _broken(found: str, args: Any, state: Any) -> TrainingError:
+    last = complete(Path(args.output_dir))
+    kept = f"the checkpoint of step {_step(last)} is kept" if last else "no checkpoint was saved"
+    return TrainingError(
+        f"{found} step {state.global_step} of {state.max_steps}; {kept}. Lower `learning_rate`, "
+        "or `max_grad_norm`, or look for a broken row"
+    )
 
 
 def _agreed(*facts: bool) -> list[bool]:
