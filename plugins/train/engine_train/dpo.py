@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 
+from engine_train.data import check_columns
 from engine_train.errors import TrainingError
 from engine_train.jobs import Job
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["COLUMNS", "Options", "alarms", "build", "check", "defaults", "metrics"]
+__all__ = ["Options", "alarms", "build", "check", "defaults", "metrics"]
 
-COLUMNS = "`prompt`, `chosen` and `rejected` (or the prompt in both), texts or lists of messages"
 FELL = "chosen_fell"
 """The logged number: by how many nats a token the chosen replies have become less likely."""
 
@@ -33,13 +33,7 @@ class Options(BaseModel):
 
 def check(columns: Sequence[str], first: Mapping[str, Any]) -> None:
     """Raise TrainingError unless the dataset is one of preferences, in TRL's format."""
-    missing = [name for name in ("chosen", "rejected") if name not in columns]
-    if missing:
-        raise TrainingError(
-            f"train.dpo needs {COLUMNS}; the dataset has {', '.join(columns)}, not "
-            f"{' and '.join(missing)}: rename its fields with `take:` or `give:` before "
-            "`dataset.pack`"
-        )
+    check_columns("dpo", columns)
     pictures = [name for name in ("image", "images") if name in columns]
     if pictures:
         raise TrainingError(f"train.dpo takes no pictures: drop the column {pictures[0]}")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from engine_train.data import check_columns
 from engine_train.errors import TrainingError
 from engine_train.jobs import Job
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["COLUMNS", "Options", "alarms", "build", "check", "defaults", "metrics"]
+__all__ = ["Options", "alarms", "build", "check", "defaults", "metrics"]
 
-COLUMNS = "`prompt`, texts or lists of messages, and what the reward function reads"
 SILENT = "frac_reward_zero_std"
 """What TRL logs: the share of groups whose rewards are all equal."""
 GROUP = 8
@@ -40,11 +40,7 @@ class Options(BaseModel):
 
 def check(columns: Sequence[str], first: Mapping[str, Any]) -> None:
     """Raise TrainingError unless the dataset has prompts."""
-    if "prompt" not in columns:
-        raise TrainingError(
-            f"train.grpo needs {COLUMNS}; the dataset has {', '.join(columns)}, not prompt: rename "
-            "its fields with `take:` or `give:` before `dataset.pack`"
-        )
+    check_columns("grpo", columns)
     prompt = first["prompt"]
     messages = isinstance(prompt, list) and all(isinstance(m, dict) for m in prompt)
     if not (isinstance(prompt, str) or (prompt and messages)):

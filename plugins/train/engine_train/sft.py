@@ -16,7 +16,8 @@ __all__ = ["build", "check", "defaults", "metrics"]
 
 
 def check(columns: Sequence[str], first: Mapping[str, Any]) -> None:
-    """Do nothing: the columns tell all."""
+    """Raise TrainingError unless the dataset has one of TRL's formats."""
+    check_columns("sft", columns)
 
 
 def defaults(job: Job) -> dict[str, Any]:

@@ -294,7 +294,7 @@ def test_adapters_leave_the_model_below_as_it_is(
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "a"}, "the dataset has question, not prompt"),
+        ({"question": "a"}, "needs `prompt`; the dataset has question"),
         ({"prompt": 3}, "`prompt` to be a text or a list of messages"),
         ({"prompt": "a", "completions": "b"}, "the column completions has a name"),
     ],
