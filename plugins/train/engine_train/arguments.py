@@ -88,6 +88,8 @@ def build(method: str, args: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     gpu = torch.cuda.is_available()
     half = gpu and torch.cuda.is_bf16_supported()
     _check_device(args, gpu, half)
+    if args.get("use_cpu"):
+        gpu = half = False
     usual = {"bf16": half and not args.get("fp16"), "gradient_checkpointing": gpu}
     if "activation_checkpointing" in args:
         del usual["gradient_checkpointing"]

@@ -74,7 +74,7 @@ def _train(job: Job, tell: Tell) -> Outcome:
     config = arguments.build(
         job.method,
         job.args,
-        OWN | _device() | method.defaults(job) | {"output_dir": str(checkpoints), "seed": job.seed},
+        OWN | method.defaults(job) | {"output_dir": str(checkpoints), "seed": job.seed},
     )
     if job.log_dir is not None:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.log_dir)
@@ -106,15 +106,6 @@ def _train(job: Job, tell: Tell) -> Outcome:
         _write(job.output / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
         _write(job.output / "README.md", cards.card(record))
     return outcome
-
-
-def _device() -> dict[str, Any]:
-    """Return what TRL should know of the device: its defaults are those of a GPU with bfloat16."""
-    import torch
-
-    if torch.cuda.is_available():
-        return {"bf16": torch.cuda.is_bf16_supported()}
-    return {"bf16": False, "gradient_checkpointing": False}
 
 
 def _save(trainer: Any, tokenizer: Any, job: Job) -> None:

@@ -237,3 +237,28 @@ def test_the_examples_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None
     for file in sorted(EXAMPLES.glob("deepspeed*.json")):
         check_deepspeed(file)
         assert json.loads(file.read_text())["zero_optimization"]["stage"] in (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        ({}, (True, False, True)),
+        ({"fp16": True}, (False, True, True)),
+        ({"use_cpu": True}, (False, False, False)),
+    ],
+)
+def test_a_training_beside_a_gpu_with_bfloat16(
+    args: dict[str, Any], found: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given wins over what suits the device, and `use_cpu` is float32 as elsewhere."""
+    import torch
+    import trl
+    from engine_train.training import OWN
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(trl, "SFTConfig", lambda **settings: asked.update(settings))
+    build("sft", args, OWN | {"output_dir": "out"})
+    names = ("bf16", "fp16", "gradient_checkpointing")
+    assert tuple(asked.get(name, False) for name in names) == found
