@@ -7,6 +7,7 @@ starts one such process for each device, of which the first answers.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import select
@@ -59,7 +60,9 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        tell(obey(orjson.loads(orders.get()), tell))
+        answer = obey(orjson.loads(orders.get()), tell)
+        free()  # before the answer, as the next order may come with it
+        tell(answer)
 
 
 def obey(order: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
@@ -81,6 +84,13 @@ def obey(order: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) ->
         return {
             "failed": {"training": False, "message": f"{type(error).__name__}: {error}{at}"},
         }
+
+
+def free() -> None:
+    """Let go of what the last order held: trainers and models are cycles, and fill a GPU."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def watch(process: int) -> None:

@@ -1,9 +1,11 @@
 """What the workers of these tests are asked to do."""
 
+import gc
 import os
 import time
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from engine_train.errors import TrainingError
 
@@ -60,3 +62,21 @@ def meet(payload: dict[str, Any], tell: Any) -> dict[str, Any]:
             return {"pid": os.getpid()}
         time.sleep(0.02)
     raise TimeoutError
+
+
+class Model:
+    """Something big that refers to itself, as a trainer does."""
+
+    held: ClassVar[weakref.WeakSet["Model"]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.itself = self
+        self.held.add(self)
+
+
+def hold(payload: dict[str, Any], tell: Any) -> int:
+    """Return how many models are held; make one."""
+    held = len(Model.held)
+    gc.disable()  # which would find it some time
+    Model()
+    return held

@@ -51,6 +51,12 @@ async def test_a_worker_answers_says_and_is_reused(tmp_path: Path) -> None:
     assert gone(first["pid"])
 
 
+async def test_a_worker_lets_go_of_what_a_training_held(tmp_path: Path) -> None:
+    async with Trainer() as trainer:
+        found = [await trainer.call("orders:hold", {}, tmp_path, Context("t")) for _ in range(2)]
+    assert found == [0, 0]
+
+
 async def test_errors_come_back_and_the_worker_goes_on(tmp_path: Path) -> None:
     ctx = Context("train")
     async with Trainer() as trainer:
