@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 import torch
+from engine_train.callbacks import Keeper
 from engine_train.errors import TrainingError
 from engine_train.training import train
 from kill_training import SCORE, rows
@@ -143,6 +144,44 @@ def test_a_checkpoint_that_was_cut_short_is_not_used(job: Callable[..., dict[str
     (last / "model.safetensors").write_bytes(b"half")
     train(cut, nobody)
     assert files(whole) == files(cut)
+
+
+def test_a_kill_while_a_checkpoint_is_saved_leaves_the_one_before(
+    job: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = (
+        job("sft", "whole", save_total_limit=1),
+        job("sft", "killed", save_total_limit=1),
+    )
+    train(whole, nobody)
+    with monkeypatch.context() as patch:
+
+        def on_save(self: Any, args: Any, state: Any, *given: Any, **more: Any) -> Any:
+            if state.global_step == 6:
+                raise Killed
+            return usual(self, args, state, *given, **more)
+
+        usual = Keeper.on_save
+        patch.setattr(Keeper, "on_save", on_save)
+        with pytest.raises(Killed):
+            train(killed, nobody)
+    said: list[str] = []
+    train(killed, lambda answer: said.append(answer["say"]))
+    assert next(text for text in said if text.startswith("step")).startswith("step 5 of 8")
+    assert files(whole) == files(killed)
+
+
+def test_steps_as_shares_of_the_training(job: Callable[..., dict[str, Any]]) -> None:
+    """A log every six steps, and a checkpoint no more often, though one is due every three."""
+    shares = {"logging_steps": 0.5, "save_steps": 0.25, "max_steps": 12}
+    whole, killed = job("sft", "whole", **shares), job("sft", "killed", **shares)
+    train(whole, nobody)
+    with pytest.raises(Killed):
+        train(killed, killed_at(12))
+    kept = Path(killed["workdir"], "checkpoints").glob("checkpoint-*/complete")
+    assert [path.parent.name for path in kept] == ["checkpoint-6"]
+    train(killed, nobody)
+    assert files(whole) == files(killed)
 
 
 def test_asked_to_stop_it_saves_and_ends(job: Callable[..., dict[str, Any]]) -> None:

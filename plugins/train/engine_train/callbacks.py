@@ -36,8 +36,7 @@ class Keeper(TrainerCallback):
 
     def __init__(self, job: Job, config: Any, tell: Callable[[Mapping[str, Any]], None]) -> None:
         self._job, self._tell = job, tell
-        given = job.args.get("save_steps")
-        self._every = int(given) if given else None
+        self._every: int | None = None
         self.boundary = _boundary(config)
         self.stopped = False
         self._saved = self._began = time.monotonic()
@@ -49,7 +48,11 @@ class Keeper(TrainerCallback):
         self._tell({"say": text})
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note where it begins."""
+        """Note where it begins; what was given as shares of all steps is as many."""
+        if given := self._job.args.get("save_steps"):
+            self._every = math.ceil(given * state.max_steps) if given < 1 else int(given)
+        if args.logging_steps < 1:
+            self.boundary = math.lcm(self.boundary, state.logging_steps)
         self._saved = self._began = time.monotonic()
         self._from = self._saved_step = state.global_step
 

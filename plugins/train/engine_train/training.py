@@ -76,6 +76,8 @@ def _train(job: Job, tell: Tell) -> Outcome:
         job.args,
         OWN | method.defaults(job) | {"output_dir": str(checkpoints), "seed": job.seed},
     )
+    if config.save_total_limit == 1:  # the older one is removed before the newer one is whole
+        config.save_total_limit = 2
     if job.log_dir is not None:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.log_dir)
     keeper = Keeper(job, config, tell)
