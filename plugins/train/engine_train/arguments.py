@@ -41,6 +41,8 @@ OWNED = {
     "overwrite_output_dir": _RESUMES,
     "ignore_data_skip": _RESUMES,
     "restore_callback_states_from_checkpoint": _RESUMES,
+    "eval_on_start": "a training that goes on would evaluate again: `held_out` is at the end",
+    "logging_strategy": "checkpoints fall on logs: say `logging_steps`, a share below 1 included",
     "save_strategy": _SAVES,
     "save_only_model": _SAVES,
     "save_on_each_node": _SAVES,

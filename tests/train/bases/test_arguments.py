@@ -85,6 +85,8 @@ def test_arguments_pass_as_they_are(method: str) -> None:
         ("grpo", {"num_generations": 1}, "at least 2 generations"),
         ("grpo", {"num_generations": 3, "generation_batch_size": 4}, "must be divisible"),
         ("sft", {"output_dir": "x"}, "`output_dir` is not yours to set: .*artifact.write"),
+        ("sft", {"logging_strategy": "epoch"}, "is not yours to set: .*`logging_steps`"),
+        ("dpo", {"eval_on_start": True}, "is not yours to set: .*`held_out`"),
         ("dpo", {"push_to_hub": True}, "is not yours to set: .*`hub:`"),
         ("dpo", {"hub_model_id": "a/b"}, "is not yours to set: .*`hub:`"),
         ("sft", {"resume_from_checkpoint": "x"}, "goes on from its last checkpoint"),
