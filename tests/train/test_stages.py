@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from engine_train.errors import TrainingError
+from engine_train.stages import sft
+from engine_train.workers import Trainer
 from kill_training import CONFIG, rows
 
 import engine
-from engine import PipelineError
+from engine import Context, PipelineError
+from engine.store.blobs import BlobFolder
 
 pytestmark = pytest.mark.anyio
 Write = Callable[..., Path]
@@ -53,6 +58,7 @@ stages:
         ("sft", "sft", "model: gpt2, args: {learning_rate: fast}", "learning_rate"),
         ("sft", "sft", "model: gpt2, args: {output_dir: x}", "output_dir"),
         ("sft", "sft", "model: gpt2, args: {report_to: wandb}", "pip install wandb"),
+        ("sft", "sft", "model: gpt2, args: {eval_strategy: epoch}", "epoch. needs .held_out"),
         ("sft", "sft", "model: gpt2, tuning: {tune: some}", "tune"),
         ("sft", "sft", "model: ./nowhere", "nowhere"),
     ],
@@ -128,3 +134,24 @@ async def test_a_sweep_trains_side_by_side_and_a_model_goes_on(pipeline: Write) 
         again = {row["seed"]: row["model"].digest async for row in run}
         assert run.summary.stages["prefer"].reused == 2
     assert again == {seed: row["model"].digest for seed, row in found.items()}
+
+
+async def test_two_trainings_of_a_row_log_apart(tmp_path: Path) -> None:
+    """A row keeps its id from stage to stage."""
+
+    class Asked(Trainer):
+        async def call(self, function: str, payload: Any, workdir: Path, ctx: Any) -> Any:
+            folders.append(payload["log_dir"])
+            raise TrainingError("seen")
+
+    folders: list[str] = []
+    blobs = BlobFolder(tmp_path / "blobs")
+    with blobs.new("application/jsonl") as dataset:
+        dataset.path.write_text("{}")
+    for key in ("start", "prefer"):
+        ctx = Context(key, row_id="ab", make_workdir=lambda: tmp_path, open_blobs=blobs)
+        with pytest.raises(TrainingError, match="seen"):
+            await sft(
+                dataset.artifact, model="a/b", log_dir=tmp_path / "runs", trainer=Asked(), ctx=ctx
+            )
+    assert folders == [str(tmp_path / "runs" / key / "ab") for key in ("start", "prefer")]

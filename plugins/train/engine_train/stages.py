@@ -208,6 +208,11 @@ def _look(method: Method, upstream: Mapping[str, Any], **config: Any) -> Mapping
     named = model is not None and not (isinstance(model, Source) and model.model is None)
     if not named and "base" not in upstream:
         raise TrainingError(NO_MODEL)
+    evaluates = config["args"].get("eval_strategy", "no")
+    if evaluates != "no" and "held_out" not in upstream:
+        raise TrainingError(
+            f"`eval_strategy: {evaluates}` needs `held_out`: `splits` of `dataset.pack` make it"
+        )
     if config["log_dir"] is None and "tensorboard" in str(config["args"].get("report_to")):
         raise TrainingError("`report_to: tensorboard` needs a folder: say `log_dir: runs`, too")
     return {}
@@ -252,7 +257,8 @@ async def _train(
         tuning=given.tuning,
         args=given.args,
         options=dict(options),
-        log_dir=given.log_dir / ctx.row_id if given.log_dir else None,
+        # A row may be trained on by one stage after the other.
+        log_dir=given.log_dir / ctx.stage_key / ctx.row_id if given.log_dir else None,
     )
     check_tuning(job.tuning, job.base)
     answer = await call("engine_train.training:train", job, trainer, ctx)
