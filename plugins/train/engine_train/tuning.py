@@ -57,12 +57,14 @@ def check(tuning: Tuning, base: Base) -> None:
     if tuning.save == "adapter":
         if tuning.tune != "lora":
             raise TrainingError(f"`save: adapter` is of `tune: lora`, not of `tune: {tuning.tune}`")
-        if base.layers is not None or not base.reference:
-            why = (
-                "`layers`"
-                if base.layers is not None
-                else f"a base that is found here alone: {base.name}"
-            )
+        why = ""
+        if base.layers is not None:
+            why = "`layers`"
+        elif base.adapts is not None:
+            why = "a base that is adapters itself"
+        elif not base.reference:
+            why = f"a base that is found here alone: {base.name}"
+        if why:
             raise TrainingError(
                 f"`save: adapter` with {why}: others could not load what it adapts; say "
                 "`save: merged`"

@@ -115,6 +115,11 @@ def test_what_the_model_does_not_have_is_told(tuning: Tuning, says: str, folder:
         ({"tune": "lora", "save": "adapter"}, {"model": "a/b", "layers": 2}, "with `layers`"),
         (
             {"tune": "lora", "save": "adapter"},
+            {"folder": "b", "artifact": "artifact:00:1", "adapts": "a/b"},
+            "with a base that is adapters itself",
+        ),
+        (
+            {"tune": "lora", "save": "adapter"},
             {"model": {"config": {"model_type": "llama"}}},
             "found here alone: new llama",
         ),
