@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 import torch
+from engine_train.bases import Base, load_reward
 from engine_train.callbacks import Keeper
 from engine_train.errors import TrainingError
 from engine_train.training import train
@@ -317,3 +318,27 @@ def test_held_out_rows_are_evaluated_and_not_trained_on(
     assert "eval_loss" not in plain["metrics"]
     assert evaluated["metrics"]["eval_loss"] > 0
     assert files(alone)["model.safetensors"] == files(beside)["model.safetensors"]
+
+
+def test_held_out_rows_have_the_columns_of_the_others(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    asked = job("sft")
+    (tmp_path / "held_out.jsonl").write_text('{"text": "a b"}')
+    with pytest.raises(TrainingError, match="`held_out` has no completion and no prompt"):
+        train(asked | {"held_out": str(tmp_path / "held_out.jsonl")}, nobody)
+
+
+def test_adapters_of_a_reward_model_that_began_as_a_language_model_are_read_again(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    first = job("sft", "first", data=[{"text": "a b red blue"}] * 8)
+    train(first, nobody)
+    base = {"folder": first["output"], "artifact": f"artifact:{'0' * 32}:1"}
+    tuning = {"tune": "lora", "save": "adapter"}
+    asked = job("reward", learning_rate=0.1) | {"base": base, "tuning": tuning}
+    train(asked, nobody)
+    read = Base(folder=asked["output"], artifact=f"artifact:{'1' * 32}:1", adapts=first["output"])
+    model, _ = load_reward(read, seed=0)
+    assert model.config.num_labels == 1
+    assert model.score.weight.abs().max() > 0

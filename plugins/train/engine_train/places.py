@@ -209,12 +209,16 @@ def _merged(place: Path, adapts: str | Path | None) -> Path:
     base = _locate(under, revision)
 
     def make(folder: Path) -> None:
-        model, _ = read_model(_architecture(base, revision, settings), base, revision, dtype="auto")
+        auto = _architecture(base, revision, settings)
+        # A causal model says nothing of labels, and transformers would take two.
+        more = {"num_labels": 1} if settings.get("task_type") == "SEQ_CLS" else {}
+        model, _ = read_model(auto, base, revision, dtype="auto", **more)
         with _Told(place, "its adapters"):
             model = PeftModel.from_pretrained(model, place).merge_and_unload()
         model.save_pretrained(folder)
-        own = place if (place / "tokenizer_config.json").exists() else base
-        read_tokenizer(own).save_pretrained(folder)
+        own = (place / "tokenizer_config.json").exists()
+        tokenizer = read_tokenizer(place) if own else read_tokenizer(base, revision)
+        tokenizer.save_pretrained(folder)
 
     return cached(f"merged/{_digest(_seen(place), _seen(base, revision))}", make)
 

@@ -64,8 +64,13 @@ def _train(job: Job, tell: Tell) -> Outcome:
     method = import_module(f"engine_train.{job.method}")
     rows = load_rows(job.dataset)
     held_out = load_rows(job.held_out) if job.held_out else None
-    check_columns(job.method, rows.column_names)
+    names = check_columns(job.method, rows.column_names)
     method.check(rows.column_names, rows[0])
+    if held_out is not None and (lacks := set(names) - set(held_out.column_names)):
+        raise TrainingError(
+            f"`held_out` has no {' and no '.join(sorted(lacks))}, as `dataset` has: give both the "
+            "same fields"
+        )
     set_seed(job.seed)
     load = bases.load_reward if job.method == "reward" else bases.load_causal
     model, tokenizer = load(job.base, seed=job.seed, texts=texts(rows))
