@@ -117,6 +117,20 @@ def test_rows_grouped_by_length_are_resumed_within_a_later_epoch(
     assert files(whole) == files(killed)
 
 
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_a_reference_that_follows_the_model_is_resumed(
+    method: str, job: Callable[..., dict[str, Any]]
+) -> None:
+    args = {"sync_ref_model": True, "ref_model_sync_steps": 2, "learning_rate": 1e-2}
+    args |= {"beta": 0.5} if method == "grpo" else {}
+    whole, killed = job(method, "whole", **args), job(method, "killed", **args)
+    train(whole, nobody)
+    with pytest.raises(Killed):
+        train(killed, killed_at(5))
+    train(killed, nobody)
+    assert files(whole) == files(killed)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_written_tells_nothing_of_the_machine(
     method: str, job: Callable[..., dict[str, Any]], tmp_path: Path

@@ -17,6 +17,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from engine_train import dpo
 from engine_train.errors import TrainingError
 from engine_train.jobs import Job
+from engine_train.references import ReferenceTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +31,7 @@ SHOWN = 5
 COUNTS = ("doubled_bos", "doubled_eos", "no_end", "boundary", "equal")
 
 
-class PreferenceTrainer(DPOTrainer):
+class PreferenceTrainer(ReferenceTrainer, DPOTrainer):
     """DPO that cuts no reply, mends tokens that are doubled, and pays for its reference once."""
 
     args: Any

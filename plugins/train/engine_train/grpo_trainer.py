@@ -12,6 +12,7 @@ from trl.trainer.utils import RepeatSampler
 
 from engine_train import grpo
 from engine_train.jobs import Job
+from engine_train.references import ReferenceTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +25,7 @@ EARLY = 10
 """Logs after which a lack of signal is told, before the end."""
 
 
-class GroupTrainer(GRPOTrainer):
+class GroupTrainer(ReferenceTrainer, GRPOTrainer):
     """GRPO that draws the same prompts and goes on with the same replies after a resume."""
 
     args: Any
