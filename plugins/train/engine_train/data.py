@@ -16,21 +16,28 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "check_columns", "load_rows", "texts"]
 
 FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "sft": (("messages",), ("prompt", "completion"), ("text",), ("input_ids",)),
-    "reward": (("chosen", "rejected"), ("chosen_ids", "rejected_ids")),
+    "sft": (("input_ids",), ("messages",), ("prompt", "completion"), ("text",)),
+    "reward": (("chosen_ids", "rejected_ids"), ("chosen", "rejected")),
     "dpo": (("chosen", "rejected"),),
     "grpo": (("prompt",),),
 }
-"""Method -> the columns of each format that it takes, which are TRL's."""
+"""Method -> the columns of each format that it takes, which are TRL's; tokens first."""
 
 
 def check_columns(method: str, columns: Collection[str]) -> tuple[str, ...]:
-    """Return the format that a dataset has; raise TrainingError unless it is one, and one alone."""
+    """Return the format that a dataset has: of tokens if it has both these and texts.
+
+    Raises TrainingError where there is none, or two of texts.
+    """
     formats = FORMATS[method]
     found = [names for names in formats if all(name in columns for name in names)]
-    if len(found) == 1:
+    if len(found) == 1 or (found and found[0][0].endswith("_ids")):
         return found[0]
-    wanted = ", or ".join(" and ".join(f"`{name}`" for name in names) for names in formats)
+    wanted = ", or ".join(
+        " and ".join(f"`{name}`" for name in names)
+        for names in formats
+        if not names[0].endswith("_ids")
+    )
     if found:
         both = " and ".join("+".join(names) for names in found)
         raise TrainingError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
+from engine_train.data import check_columns
 from engine_train.errors import TrainingError
 from engine_train.jobs import Job
 from engine_train.positions import Pooling
@@ -14,12 +15,8 @@ from engine_train.positions import Pooling
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["COLUMNS", "RewardOptions", "build", "check", "defaults", "metrics"]
+__all__ = ["RewardOptions", "build", "check", "defaults", "metrics"]
 
-COLUMNS = (
-    "`chosen` and `rejected` (both texts or both lists of messages) with or without `prompt`, or "
-    "`chosen_ids` and `rejected_ids`"
-)
 RATES = {"full": 1e-5, "top": 2e-5, "lora": 1e-4, "head": 1e-4}
 """Learning rates; the head alone is fitted without one."""
 
@@ -41,24 +38,14 @@ class RewardOptions(BaseModel):
 
 def check(columns: Sequence[str], first: Mapping[str, Any]) -> None:
     """Raise TrainingError unless the dataset has one of TRL's preference formats."""
-    have = ", ".join(columns)
-    if {"chosen_ids", "rejected_ids"} <= set(columns):
-        names: tuple[str, ...] = ("chosen_ids", "rejected_ids")
-        kinds: tuple[type, ...] = (list,)
-    else:
-        names, kinds = ("chosen", "rejected"), (str, list)
-        if missing := [name for name in names if name not in columns]:
-            raise TrainingError(
-                f"train.reward needs {COLUMNS}; the dataset has {have} and lacks "
-                f"{' and '.join(missing)}: make pairs of votes with `train.preference`, or rename "
-                "its fields with `take:` or `give:` before `dataset.pack`"
-            )
-        if "prompt" in columns:
-            names = (*names, "prompt")
+    names = check_columns("reward", columns)
+    kinds: tuple[type, ...] = (list,) if "chosen_ids" in names else (str, list)
+    if "prompt" in columns and "chosen" in names:
+        names = (*names, "prompt")
     found = [type(first[name]) for name in names]
     if len(set(found)) > 1 or found[0] not in kinds:
         said = ", ".join(f"`{n}` is {_kind(first[n])}" for n in names)
-        raise TrainingError(f"train.reward needs {COLUMNS}; in the dataset {said}")
+        raise TrainingError(f"train.reward needs all texts, or all lists; in the dataset {said}")
     if first.get("margin") is not None and not isinstance(first["margin"], (int, float)):
         raise TrainingError(f"`margin` is {_kind(first['margin'])}: it must be a number")
 

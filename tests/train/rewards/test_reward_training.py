@@ -282,8 +282,14 @@ TEXT, MESSAGES = "yes", [{"role": "assistant", "content": "yes"}]
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": TEXT, "answer": TEXT}, "has prompt, answer and lacks chosen and rejected"),
-        ({"chosen": TEXT, "text": TEXT}, "lacks rejected: make pairs of votes"),
+        (
+            {"prompt": TEXT, "answer": TEXT},
+            "needs `chosen` and `rejected`; the dataset has prompt, answer",
+        ),
+        (
+            {"chosen": TEXT, "text": TEXT},
+            "needs `chosen` and `rejected`; the dataset has chosen, text",
+        ),
         ({"chosen": TEXT, "rejected": MESSAGES}, "`chosen` is a text, `rejected` is a list"),
         ({"prompt": TEXT, "chosen": MESSAGES, "rejected": MESSAGES}, "`prompt` is a text"),
         ({"chosen": 1, "rejected": 2}, "`chosen` is int"),
@@ -302,6 +308,7 @@ def test_a_dataset_of_another_kind_is_refused(row: dict[str, Any], message: str)
         {"chosen": TEXT, "rejected": TEXT},
         {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES, "margin": 0.5, "set": "a"},
         {"chosen_ids": [5], "rejected_ids": [6]},
+        {"chosen_ids": [5], "rejected_ids": [6], "chosen": TEXT, "rejected": TEXT},
     ],
 )
 def test_trls_formats_go_in_unchanged(row: dict[str, Any]) -> None:
