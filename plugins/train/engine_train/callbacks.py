@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from engine_train.disk import sync
 from engine_train.errors import TrainingError
 from engine_train.jobs import Job
 from engine_train.worker import STOP
@@ -142,18 +142,10 @@ def complete(checkpoints: Path) -> Path | None:
 
 def _mark(checkpoint: Path) -> None:
     for path in (*checkpoint.rglob("*"), checkpoint):
-        _sync(path)
+        sync(path)
     (checkpoint / COMPLETE).touch()
-    _sync(checkpoint)
-    _sync(checkpoint.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(checkpoint)
+    sync(checkpoint.parent)
 
 
 def _step(checkpoint: Path) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.chat.weights import digest_file
+from engine_train.disk import sync
 from engine_train.errors import TrainingError
 from engine_train.memory import ran_out
 from engine_train.spelling import write_tokenizer
@@ -46,7 +47,7 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     try:
         make(made)
         for path in made.rglob("*"):
-            _sync(path)
+            sync(path)
         made.chmod(0o755)  # mkdtemp's are the user's alone
         try:
             made.rename(folder)
@@ -86,11 +87,3 @@ def _dequantise(file: Path, folder: Path) -> None:
     model.generation_config = loaded.generation_config
     model.save_pretrained(folder)
     write_tokenizer(tokenizer, folder, model.get_input_embeddings().num_embeddings, file.name)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

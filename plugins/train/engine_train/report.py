@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import anyio.to_thread
 
 from engine import Artifact, Context, OutputPath, Row, fields_of, stage
 from engine.rows import plain, strip_annotated
+from engine_train.disk import sync
 from engine_train.judging import Measured
 from engine_train.pages import Training, page
 
@@ -172,13 +172,7 @@ def _write(path: Path, text: str) -> None:
         prefix=f".{path.name}.", suffix=".part", dir=path.parent
     ) as folder:
         new = Path(folder) / path.name
-        with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        new.write_bytes(data)
+        sync(new)
         new.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

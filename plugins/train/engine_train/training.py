@@ -127,6 +127,8 @@ def _save(trainer: Any, tokenizer: Any, job: Job) -> None:
         return
     tokenizer.save_pretrained(job.output)
     (job.output / "training_args.bin").unlink(missing_ok=True)
+    for path in job.output.iterdir():
+        path.chmod(0o644)  # safetensors makes files that their owner alone reads
     for name, key in (
         ("config.json", "_name_or_path"),
         ("adapter_config.json", "base_model_name_or_path"),
