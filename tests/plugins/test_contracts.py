@@ -100,7 +100,13 @@ class FakeTrainer(Trainer):
     """Workers that answer at once: what they would do is the tests' of training to show."""
 
     async def call(
-        self, function: str, payload: Mapping[str, Any], workdir: Path, ctx: Context
+        self,
+        function: str,
+        payload: Mapping[str, Any],
+        workdir: Path,
+        ctx: Context,
+        *,
+        reuse: bool = True,
     ) -> Any:
         await anyio.lowlevel.checkpoint()
         if function == "engine_train.evaluating:evaluate":

@@ -288,7 +288,7 @@ def test_a_column_that_the_first_row_lacks_is_read(job: Callable[..., dict[str, 
 
 
 def test_a_column_of_texts_and_lists(job: Callable[..., dict[str, Any]]) -> None:
-    with pytest.raises(TrainingError, match="do not go together.*make the values of each field"):
+    with pytest.raises(TrainingError, match="do not go together.*make its values alike"):
         train(job("sft", data=[{"text": "a"}, {"text": ["b"]}]), nobody)
 
 
@@ -311,7 +311,7 @@ def test_conversations_need_a_chat_template(job: Callable[..., dict[str, Any]]) 
 
 def test_a_row_longer_than_the_model_reads(job: Callable[..., dict[str, Any]]) -> None:
     data = [{"text": "a b"}] * 3 + [{"text": "a b " * 100}]
-    with pytest.raises(TrainingError, match=r"row 4 has 20\d tokens and the model reads 128"):
+    with pytest.raises(TrainingError, match=r"row 4 of dataset has 20\d tokens and the model reads 128"):
         train(job("sft", data=data), nobody)
 
 
@@ -356,3 +356,61 @@ def test_adapters_of_a_reward_model_that_began_as_a_language_model_are_read_agai
     model, _ = load_reward(read, seed=0)
     assert model.config.num_labels == 1
     assert model.score.weight.abs().max() > 0
+
+
+def test_objects_of_other_keys_stay_as_they_are(tmp_path: Path) -> None:
+    """A tool's arguments are not given the keys of all others', nor a message a name of null."""
+    from engine_train.data import load_rows
+
+    calls = [{"function": {"name": "f", "arguments": given}} for given in ({"x": 1}, {"y": "q"})]
+    data = [
+        {"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}]} for call in calls
+    ]
+    data.append({"messages": [{"role": "user", "content": "a", "name": "bob"}]})
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(map(orjson.dumps, data)))
+    assert list(load_rows(tmp_path / "rows.jsonl")) == data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([{"text": "a"}, {"text": None}], "row 2 of the dataset has no `text`"),
+        ([{"text": "a"}, {"text": ["b"]}], "`text` holds lists and texts"),
+    ],
+)
+def test_rows_that_are_not_whole(
+    data: Any, message: str, job: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(job("sft", data=data), nobody)
+
+
+def test_an_empty_held_out_dataset_is_named(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "none.jsonl").touch()
+    asked = job("sft") | {"held_out": str(tmp_path / "none.jsonl")}
+    with pytest.raises(TrainingError, match="the held-out dataset is empty"):
+        train(asked, nobody)
+
+
+def test_rows_that_are_cut_are_an_alarm(job: Callable[..., dict[str, Any]]) -> None:
+    outcome = train(job("sft", max_length=8), nobody)
+    assert outcome["metrics"]["reach_max_length"] == 40
+    (alarm,) = outcome["alarms"]
+    assert "40 of 40 rows reach `max_length: 8`" in alarm
+
+
+def test_what_trl_refuses_is_not_tried_again(job: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(TrainingError, match="max_length"):
+        train(job("sft", packing=True), nobody)
+
+
+def test_the_last_evaluation_counts(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    asked = job("sft", eval_strategy="steps", eval_steps=1, learning_rate=1e-2)
+    asked["held_out"] = asked["dataset"]
+    outcome = train(asked, nobody)
+    history = json.loads(files(asked)["training.json"])["history"]
+    losses = [record["eval_loss"] for record in history if "eval_loss" in record]
+    assert len(set(losses)) > 5
+    assert outcome["metrics"]["eval_loss"] == losses[-1]

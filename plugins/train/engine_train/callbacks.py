@@ -16,7 +16,7 @@ from engine_train.errors import TrainingError
 from engine_train.jobs import Job
 from engine_train.worker import STOP
 
-__all__ = ["Keeper", "complete"]
+__all__ = ["Keeper", "complete", "tidy"]
 
 COMPLETE = "complete"
 """The file that is written into a checkpoint last."""
@@ -132,12 +132,16 @@ def _agreed(*facts: bool) -> list[bool]:
 
 
 def complete(checkpoints: Path) -> Path | None:
-    """Return the newest checkpoint that was saved whole; remove those that were not."""
+    """Return the newest checkpoint that was saved whole."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=_step)
-    for path in found:
+    return next((path for path in reversed(found) if (path / COMPLETE).exists()), None)
+
+
+def tidy(checkpoints: Path) -> None:
+    """Remove the checkpoints that were not saved whole."""
+    for path in checkpoints.glob("checkpoint-*"):
         if not (path / COMPLETE).exists():
             shutil.rmtree(path)
-    return next((path for path in reversed(found) if path.exists()), None)
 
 
 def _mark(checkpoint: Path) -> None:

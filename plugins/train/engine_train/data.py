@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from engine_train.errors import TrainingError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["FORMATS", "check_columns", "load_rows", "texts"]
+__all__ = ["FORMATS", "check_columns", "check_whole", "load_rows", "texts"]
 
 FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sft": (("input_ids",), ("messages",), ("prompt", "completion"), ("text",)),
@@ -50,29 +50,49 @@ def check_columns(method: str, columns: Collection[str]) -> tuple[str, ...]:
     )
 
 
-def load_rows(path: Path) -> Dataset:
-    """Return a dataset file's rows, with the columns of them all.
+def load_rows(path: Path, name: str = "dataset") -> Dataset:
+    """Return a dataset file's rows, with the columns of them all; `name` is what errors call it.
 
     Raises TrainingError if it has none, or where a column holds what does not go together.
     """
-    import pyarrow
     from datasets import Dataset
 
     with path.open("rb") as lines:
         rows = [orjson.loads(line) for line in lines]
     if not rows:
         raise TrainingError(
-            "the dataset is empty: see how many rows the stage before `dataset.pack` passed on, "
+            f"the {name} is empty: see how many rows the stage before `dataset.pack` passed on, "
             "and why it rejected the others"
         )
     names = dict.fromkeys(name for row in rows for name in row)  # the first may lack some
-    try:
-        return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-    except pyarrow.ArrowException as error:
-        raise TrainingError(
-            f"the rows of the dataset do not go together: {error}; make the values of each field "
-            "alike (all texts, or all lists of messages) before `dataset.pack`"
-        ) from error
+    columns = {column: [row.get(column) for row in rows] for column in names}
+    for column, values in columns.items():
+        kinds = {_kind(value) for value in values} - {"nothing"}
+        if len(kinds) > 1:
+            raise TrainingError(
+                f"the rows of the {name} do not go together: `{column}` holds "
+                f"{' and '.join(sorted(kinds))}; make its values alike before `dataset.pack`"
+            )
+    # As JSON, where objects differ in their keys: else each would get the keys of all.
+    return Dataset.from_dict(columns, on_mixed_types="use_json")
+
+
+def check_whole(rows: Dataset, names: Iterable[str], name: str = "dataset") -> None:
+    """Raise TrainingError for a row that lacks what is trained on."""
+    for column in names:
+        for i, value in enumerate(rows[column]):
+            if value is None:
+                raise TrainingError(
+                    f"row {i + 1} of the {name} has no `{column}`: reject such rows before "
+                    "`dataset.pack`"
+                )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "truth values"
+    known = {str: "texts", list: "lists", dict: "objects", type(None): "nothing"}
+    return known.get(type(value), "numbers")
 
 
 def texts(rows: Dataset) -> Iterator[str]:

@@ -27,7 +27,10 @@ def clean(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def final(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return each logged number's mean over the last tenth of its records (at least one)."""
+    """Return each logged number's mean over the last tenth of its records (at least one).
+
+    Of what was evaluated it is the last one: earlier ones are of other weights.
+    """
     series: dict[str, list[float]] = {}
     for record in history:
         for key, value in record.items():
@@ -36,7 +39,8 @@ def final(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     means = {}
     for key, values in series.items():
         tail = values[-max(1, len(values) // TAIL) :]
-        means[key] = values[-1] if key == "epoch" else sum(tail) / len(tail)
+        last = key == "epoch" or key.startswith("eval_")
+        means[key] = values[-1] if last else sum(tail) / len(tail)
     if "loss" in series:
         means["first_loss"] = series["loss"][0]
     return means

@@ -61,6 +61,8 @@ def encode(
         if ids[-2:] == [tokenizer.eos_token_id] * 2 and not text.endswith(end * 2):
             ids.pop()  # a tokenizer that adds it, too
         before = list(tokenizer(prompt)["input_ids"]) if prompt else []
+        if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+            ids, before = ids[1:], before[1:]  # the text has one, and the tokenizer adds one
         return Tokens(ids, common(before, ids))
     if not getattr(tokenizer, "chat_template", None):
         raise TrainingError(

@@ -12,7 +12,7 @@ from engine_train.jobs import Job
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["build", "check", "defaults", "metrics"]
+__all__ = ["alarms", "build", "check", "defaults", "metrics"]
 
 
 def check(columns: Sequence[str], first: Mapping[str, Any]) -> None:
@@ -53,27 +53,51 @@ def build(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    _check_lengths(trainer, model, config)
+    _check_rows(trainer, model, tokenizer, config)
     return trainer
 
 
-def _check_lengths(trainer: Any, model: Any, config: Any) -> None:
-    if config.packing or "input_ids" not in trainer.train_dataset.column_names:
+def _check_rows(trainer: Any, model: Any, tokenizer: Any, config: Any) -> None:
+    """Look at the rows as the model will read them, held-out ones included."""
+    trainer.longest = trainer.cut = 0
+    if config.packing:
         return
-    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
-    longest = max(lengths)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit and longest > limit:
-        raise TrainingError(
-            f"row {lengths.index(longest) + 1} has {longest} tokens and the model reads {limit}: "
-            "shorten it, or say `args: {max_length: ...}` to cut"
-        )
-    trainer.longest = longest
-    trainer.cut = 0 if config.max_length is None else sum(n >= config.max_length for n in lengths)
+    for name, rows in (("dataset", trainer.train_dataset), ("held_out", trainer.eval_dataset)):
+        if rows is None or "input_ids" not in rows.column_names:
+            continue
+        if not len(rows):
+            raise TrainingError(
+                f"no row of {name} has anything left to learn once it is cut: raise `max_length`"
+            )
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        longest = max(lengths)
+        if limit and longest > limit:
+            raise TrainingError(
+                f"row {lengths.index(longest) + 1} of {name} has {longest} tokens and the model "
+                f"reads {limit}: shorten it, or say `args: {{max_length: ...}}` to cut"
+            )
+        twice = [tokenizer.bos_token_id] * 2
+        if twice[0] is not None and any(ids[:2] == twice for ids in rows["input_ids"]):
+            raise TrainingError(
+                f"rows of {name} begin with two {tokenizer.bos_token}: the tokenizer adds one, so "
+                "take it out of the texts"
+            )
+        if name == "dataset":
+            trainer.longest = longest
+            trainer.cut = sum(n >= (config.max_length or longest + 1) for n in lengths)
 
 
 def metrics(trainer: Any, history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the longest row in tokens, and how many rows reach the length that cuts."""
-    if not hasattr(trainer, "longest"):
-        return {}
     return {"longest": trainer.longest, "reach_max_length": trainer.cut}
+
+
+def alarms(trainer: Any, history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say that rows were cut."""
+    if not trainer.cut:
+        return []
+    return [
+        f"{trainer.cut} of {len(trainer.train_dataset)} rows reach `max_length: "
+        f"{trainer.args.max_length}`, and what was beyond is lost: raise it, or shorten the rows"
+    ]

@@ -27,6 +27,8 @@ __all__ = ["Trained", "call", "dpo", "grpo", "reward", "sft"]
 
 ALL = Tuning()
 NONE: dict[str, Any] = {}
+LASTING = frozenset(("full_determinism", "report_to", "tf32"))
+"""Arguments that change a process for good: a worker does nothing more after them."""
 
 SftArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "sft")), READ]
 RewardArgs = Annotated[dict[str, Any], AfterValidator(partial(check_args, "reward")), READ]
@@ -253,7 +255,7 @@ async def _train(
         held_out=blobs.path(given.held_out) if given.held_out else None,
         output=workdir / "model",
         workdir=workdir,
-        seed=ctx.seed if given.seed is None else given.seed,
+        seed=(ctx.seed if given.seed is None else given.seed) % 2**32,
         tuning=given.tuning,
         args=given.args,
         options=dict(options),
@@ -261,7 +263,8 @@ async def _train(
         log_dir=given.log_dir / ctx.stage_key / ctx.row_id if given.log_dir else None,
     )
     check_tuning(job.tuning, job.base)
-    answer = await call("engine_train.training:train", job, trainer, ctx)
+    reuse = not LASTING & job.args.keys()
+    answer = await call("engine_train.training:train", job, trainer, ctx, reuse=reuse)
     outcome = Outcome.model_validate(answer)
     for alarm in outcome.alarms:
         ctx.log.warning("%s", alarm)
@@ -276,7 +279,12 @@ async def _train(
 
 
 async def call(
-    function: str, asked: BaseModel, trainer: Trainer | None, ctx: Context
+    function: str,
+    asked: BaseModel,
+    trainer: Trainer | None,
+    ctx: Context,
+    *,
+    reuse: bool = True,
 ) -> Mapping[str, Any]:
     """Return what a worker answers; where the run drains, wait for its end.
 
@@ -284,7 +292,7 @@ async def call(
     """
     payload = asked.model_dump(mode="json")
     if trainer is not None:
-        answer = await trainer.call(function, payload, ctx.workdir, ctx)
+        answer = await trainer.call(function, payload, ctx.workdir, ctx, reuse=reuse)
     else:
         async with Trainer() as own:
             answer = await own.call(function, payload, ctx.workdir, ctx)

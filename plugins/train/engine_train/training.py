@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine_train import arguments, bases, cards, memory, told, tuning
-from engine_train.callbacks import Keeper, complete
-from engine_train.data import check_columns, load_rows, texts
+from engine_train.callbacks import Keeper, complete, tidy
+from engine_train.data import check_columns, check_whole, load_rows, texts
 from engine_train.errors import TrainingError
 from engine_train.history import clean, final
 from engine_train.jobs import Job, Outcome
@@ -63,7 +63,7 @@ def _train(job: Job, tell: Tell) -> Outcome:
     tell({"say": "loading"})
     method = import_module(f"engine_train.{job.method}")
     rows = load_rows(job.dataset)
-    held_out = load_rows(job.held_out) if job.held_out else None
+    held_out = load_rows(job.held_out, "held-out dataset") if job.held_out else None
     names = check_columns(job.method, rows.column_names)
     method.check(rows.column_names, rows[0])
     if held_out is not None and (lacks := set(names) - set(held_out.column_names)):
@@ -71,6 +71,9 @@ def _train(job: Job, tell: Tell) -> Outcome:
             f"`held_out` has no {' and no '.join(sorted(lacks))}, as `dataset` has: give both the "
             "same fields"
         )
+    check_whole(rows, names)
+    if held_out is not None:
+        check_whole(held_out, names, "held-out dataset")
     set_seed(job.seed)
     load = bases.load_reward if job.method == "reward" else bases.load_causal
     model, tokenizer = load(job.base, seed=job.seed, texts=texts(rows))
@@ -87,8 +90,14 @@ def _train(job: Job, tell: Tell) -> Outcome:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.log_dir)
     keeper = Keeper(job, config, tell)
     set_seed(config.seed)
-    trainer = method.build(job, model, tokenizer, rows, config, [keeper], held_out)
+    try:
+        trainer = method.build(job, model, tokenizer, rows, config, [keeper], held_out)
+    except (TypeError, ValueError) as error:  # what TRL says of settings and rows
+        raise TrainingError(str(error)) from error
     by_epoch(trainer)
+    if trainer.is_world_process_zero():
+        tidy(checkpoints)
+    trainer.accelerator.wait_for_everyone()
     last = complete(checkpoints)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     if keeper.stopped:
@@ -101,6 +110,11 @@ def _train(job: Job, tell: Tell) -> Outcome:
     metrics = final(history) | {"rows": len(rows), "steps": trainer.state.global_step}
     metrics |= method.metrics(trainer, history)
     alarms = method.alarms(trainer, history) if hasattr(method, "alarms") else []
+    alarms += [
+        f"`{name}` is {value}: what was held out cannot be judged"
+        for name, value in metrics.items()
+        if name.startswith("eval_") and not math.isfinite(value)
+    ]
     outcome = Outcome(metrics=_numbers(metrics), alarms=alarms)
     if trainer.is_world_process_zero():
         shutil.rmtree(job.output, ignore_errors=True)
@@ -120,7 +134,8 @@ def _save(trainer: Any, tokenizer: Any, job: Job) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.config.use_cache = True  # a trainer turns it off, and whoever generates wants it
     if hasattr(model, "merge_and_unload") and job.tuning.save == "merged":
-        model.merge_and_unload().save_pretrained(job.output)
+        merged = model.merge_and_unload()
+        merged.save_pretrained(job.output, is_main_process=trainer.is_world_process_zero())
     else:
         trainer.save_model(str(job.output))
     if not trainer.is_world_process_zero():

@@ -78,12 +78,19 @@ class Trainer(Resource):
         self._all, self._idle = [], []
 
     async def call(
-        self, function: str, payload: Mapping[str, Any], workdir: Path, ctx: Context
+        self,
+        function: str,
+        payload: Mapping[str, Any],
+        workdir: Path,
+        ctx: Context,
+        *,
+        reuse: bool = True,
     ) -> Any:
         """Run `module:function` of `payload` in a worker; return its answer.
 
         What it says on the way is the stage's saying, and its output is in `workdir/log.txt`. When
-        the run drains it is asked, by the file `workdir/stop`, to come to an end.
+        the run drains it is asked, by the file `workdir/stop`, to come to an end. `reuse` says
+        whether the worker is fit for another order after this one.
 
         Raises TrainingError for what the function raises as such, and RuntimeError for all else,
         a worker's death included.
@@ -103,7 +110,7 @@ class Trainer(Resource):
             except BaseException:
                 await self._drop(worker)
                 raise
-            if self._launch or "died" in answer:
+            if self._launch or not reuse or "died" in answer:
                 await self._drop(worker)
             else:
                 self._idle.append(worker)

@@ -336,8 +336,14 @@ def test_conversations_go_in_unchanged(make: Make, pairs: Rows) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "a", "completion": "b", "label": True}, "needs `chosen` and `rejected`; the dataset has prompt, completion"),
-        ({"prompt": "a", "chosen": "b"}, "needs `chosen` and `rejected`; the dataset has prompt, chosen"),
+        (
+            {"prompt": "a", "completion": "b", "label": True},
+            "needs `chosen` and `rejected`; the dataset has prompt, completion",
+        ),
+        (
+            {"prompt": "a", "chosen": "b"},
+            "needs `chosen` and `rejected`; the dataset has prompt, chosen",
+        ),
         ({"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}, "`chosen` is a text"),
         ({"chosen": 1, "rejected": 2}, "`chosen` is neither"),
         ({"chosen": "b", "rejected": "c", "images": []}, "drop the column images"),
