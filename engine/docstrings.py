@@ -20,6 +20,7 @@ from engine.signature import StageSpec
 __all__ = ["assigned_docs", "attribute_docs", "parameter_docs", "reflowed", "summary"]
 
 _UNIT = re.compile(r"\n\s*\n|\n(?=\s*[-*] )")  # a paragraph, or an item of a list
+_OWN = re.compile(r"`\w+`: ")  # how the words on one parameter begin
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z`\"'(*])")
 
 
@@ -66,8 +67,13 @@ def _sentences(doc: str) -> Iterator[str]:
 
 def _naming(name: str, sentences: list[str]) -> str:
     named = re.compile(rf"`{re.escape(name)}(\s*[=:][^`]*)?`")
-    found = " ".join(sentence for sentence in sentences if named.search(sentence))
-    return found.removeprefix(f"`{name}`: ")
+    own = f"`{name}`: "
+    found = " ".join(
+        sentence
+        for sentence in sentences
+        if sentence.startswith(own) or (named.search(sentence) and not _OWN.match(sentence))
+    )
+    return found.removeprefix(own)
 
 
 def _described(hint: Any) -> str:
