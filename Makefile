@@ -71,7 +71,7 @@ kill-embedded: $(VENV)/.full
 kill-train: $(VENV)/.full
 	$(BIN)/python tests/train/kills/kill_training.py sft reward dpo grpo --kills 3
 
-# Wants the data that the file names, beside this folder; some 15 minutes of two idle cores.
+# Wants the data that the file names, beside this folder; six minutes of two idle cores.
 reward: $(VENV)/.full
 	$(BIN)/engine run pipelines/reward.yaml
 

@@ -121,6 +121,13 @@ async def _watched(
     finally:
         if not quiet and run.started:
             print_summary(run.summary)
+            if run.summary.dead:
+                file = shlex.quote(click.get_current_context().params["file"])
+                click.echo(
+                    f"engine: `engine inspect {file} --dead` tells more of the dead rows; `engine "
+                    f"redrive {file}` tries them again",
+                    err=True,
+                )
     if stopped and run.summary.status == "interrupted":  # else it ended before it could be
         click.echo(f"engine: stopped; this goes on from here:\n{again}", err=True)
         return 128 + stopped[0]

@@ -51,7 +51,7 @@ class _Planned(Runner):
         error = outcome.error
         text = f"{type(error).__name__}: {error}" if error is not None else outcome.reason
         self.counters.dead += 1
-        self.counters.reject(f"dead: {text[:120]}", excerpt(item[2]))
+        self.counters.reject(f"dead: {text[:400]}", excerpt(item[2]))
 
     def recalled(self, key: bytes, item: Item) -> None:
         """Count a row whose result the store has, under this key."""

@@ -131,7 +131,7 @@ class Runner:
             raise StageError(self.key, (row_id or b"").hex(), said) from error
         self.counters.dead += 1
         example = " | ".join(filter(None, [outcome.at, excerpt(fields)]))
-        self.counters.reject(f"dead: {text[:120]}", example)
+        self.counters.reject(f"dead: {text[:400]}", example)
         if self.store is not None:
             note = {
                 "class": type(error).__name__ if error else outcome.example,

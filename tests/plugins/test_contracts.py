@@ -143,8 +143,11 @@ class TestTrain(PluginContract):
         return {
             **{
                 f"train.{name}": Example([given], trainer=FakeTrainer())
-                for name in ("sft", "reward", "dpo", "grpo")
+                for name in ("sft", "reward", "dpo")
             },
+            "train.grpo": Example(
+                [given], trainer=FakeTrainer(), reward_function="package.module:reward"
+            ),
             "train.assign": Example([{"chosen": "a"}], set="hh"),
             "train.preference": Example([votes], set="sums"),
             "train.score": Example([{"model": model, "completion": "a b"}], models=FakeModels()),
@@ -169,6 +172,7 @@ class TestDataset(PluginContract):
             "dataset.pack": Example(
                 [{"game": "go", "n": 1}, {"game": "chess", "n": 2}], by=["game"]
             ),
+            "dataset.attach": Example([{"n": 1}], path=folder / "rows.jsonl"),
             "dataset.write": Example([{"question": "Why?"}], path=folder / "out.jsonl"),
         }
 

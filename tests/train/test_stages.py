@@ -30,6 +30,8 @@ def write(pipeline: Write, tmp_path: Path) -> Write:
     def make(text: str, method: str = "sft") -> Path:
         lines = [orjson.dumps(row) for row in rows(method, 16)]
         (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
+        (tmp_path / "rows.gguf").write_bytes(b"\n".join(lines))
+        (tmp_path / "empty").mkdir()
         return pipeline(text)
 
     return make
@@ -54,6 +56,10 @@ stages:
             "needs `chosen` and `rejected`; the dataset has prompt, comp",
         ),
         ("grpo", "sft", "args: {}", "no model to begin with: say `with: {model: ...}`"),
+        ("grpo", "grpo", "model: gpt2", "nothing rewards the replies: say `reward_file"),
+        ("sft", "sft", "model: ./empty", "there is no model in empty: a model's folder has a con"),
+        ("sft", "sft", "model: ./rows.gguf", "rows.gguf is no GGUF file"),
+        ("dpo", "dpo", "model: gpt2, args: {loss_type: sigmod}", "one or more of aot, .*'sigmod'"),
         ("sft", "sft", "model: gpt2, args: {learning_rat: 1}", "learning_rat.*learning_rate"),
         ("sft", "sft", "model: gpt2, args: {learning_rate: fast}", "learning_rate"),
         ("sft", "sft", "model: gpt2, args: {output_dir: x}", "output_dir"),
@@ -140,7 +146,7 @@ async def test_two_trainings_of_a_row_log_apart(tmp_path: Path) -> None:
     """A row keeps its id from stage to stage."""
 
     class Asked(Trainer):
-        async def call(self, function: str, payload: Any, workdir: Path, ctx: Any) -> Any:
+        async def call(self, function: str, payload: Any, *rest: Any, **more: Any) -> Any:
             folders.append(payload["log_dir"])
             raise TrainingError("seen")
 

@@ -93,7 +93,9 @@ def test_a_resumed_training_ends_in_the_same_bytes(
             train(killed, killed_at(step))
     said: list[str] = []
     train(killed, lambda answer: said.append(answer["say"]))
-    assert next(text for text in said if text.startswith("step")).startswith("step 7 of 8")
+    assert next(text for text in said if text.startswith("step")).startswith(
+        "step 7 of 8 (resumed after 6)"
+    )
     assert files(whole) == files(killed)
     assert "model.safetensors" in files(whole)
 
@@ -311,7 +313,9 @@ def test_conversations_need_a_chat_template(job: Callable[..., dict[str, Any]]) 
 
 def test_a_row_longer_than_the_model_reads(job: Callable[..., dict[str, Any]]) -> None:
     data = [{"text": "a b"}] * 3 + [{"text": "a b " * 100}]
-    with pytest.raises(TrainingError, match=r"row 4 of dataset has 20\d tokens and the model reads 128"):
+    with pytest.raises(
+        TrainingError, match=r"row 4 of dataset has 20\d tokens and the model reads 128"
+    ):
         train(job("sft", data=data), nobody)
 
 
@@ -376,6 +380,12 @@ def test_objects_of_other_keys_stay_as_they_are(tmp_path: Path) -> None:
     [
         ([{"text": "a"}, {"text": None}], "row 2 of the dataset has no `text`"),
         ([{"text": "a"}, {"text": ["b"]}], "`text` holds lists and texts"),
+        (
+            [{"messages": [{"from": "human", "value": "a"}]}],
+            "`messages` holds objects with from, value; a message has a `role`",
+        ),
+        ([{"messages": [{"role": "human", "content": "a"}]}], "holds a role 'human'"),
+        ([{"messages": [{"role": "user", "content": "a"}]}], "nothing .* said by the assistant"),
     ],
 )
 def test_rows_that_are_not_whole(
@@ -404,6 +414,20 @@ def test_rows_that_are_cut_are_an_alarm(job: Callable[..., dict[str, Any]]) -> N
 def test_what_trl_refuses_is_not_tried_again(job: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(TrainingError, match="max_length"):
         train(job("sft", packing=True), nobody)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"learning_rate": -1.0}, "learning rate"),
+        ({"max_steps": -1, "num_train_epochs": 0}, "not one step"),
+    ],
+)
+def test_what_cannot_train_is_told_once(
+    args: dict[str, Any], message: str, job: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(job("sft", **args), nobody)
 
 
 def test_the_last_evaluation_counts(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

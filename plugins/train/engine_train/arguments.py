@@ -26,6 +26,25 @@ FILES = ("accelerator_config", "chat_template_path", "deepspeed", "fsdp_config")
 READ: Any = InputFile.__metadata__[0]  # type: ignore[attr-defined]
 """Marks a stage's `args`: the files among them are to be there, and count by their content."""
 
+LOSSES = (
+    "aot",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
+    "bco_pair",
+    "discopop",
+    "exo_pair",
+    "hinge",
+    "ipo",
+    "nca_pair",
+    "robust",
+    "sft",
+    "sigmoid",
+    "sigmoid_norm",
+    "sppo_hard",
+)
+"""DPO's losses in TRL."""
+
 _ARTIFACT = "the model is an Artifact: `artifact.write` puts it at a path"
 _HUB = "`artifact.write` with `hub:` pushes the model"
 _RESUMES = "a run that is run again goes on from its last checkpoint"
@@ -70,6 +89,8 @@ def check(method: str, args: dict[str, Any]) -> dict[str, Any]:
     """
     if not args:
         return args
+    if method == "dpo" and isinstance(args.get("loss_type"), str):
+        args = args | {"loss_type": [args["loss_type"]]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _check_names(method, args)
@@ -121,6 +142,10 @@ def _check_values(method: str, args: Mapping[str, Any]) -> None:
     fields = {field.name: field for field in dataclasses.fields(config)}
     for name, value in args.items():
         _check_type(name, value, hints[name])
+        if method == "dpo" and name == "loss_type":
+            for loss in value:
+                if loss not in LOSSES:
+                    raise ValueError(_unlike(name, loss, f"one or more of {', '.join(LOSSES)}"))
         choices = fields[name].metadata.get("choices")
         if choices and value not in choices:
             raise ValueError(_unlike(name, value, " or ".join(map(str, choices))))

@@ -25,6 +25,7 @@ __all__ = [
     "load_backbone",
     "load_causal",
     "load_reward",
+    "look",
 ]
 
 Quantization = Literal["4bit", "8bit"]
@@ -138,6 +139,21 @@ class Base(_Loading):
     def local(self) -> bool:
         """Whether it is found on this machine alone."""
         return self.folder is None and not isinstance(self.model, str)
+
+
+def look(model: Name | Scratch | None) -> None:
+    """Raise TrainingError for a path that holds no model, as far as its names tell."""
+    if not isinstance(model, Path):
+        return
+    if model.suffix == ".gguf":
+        with model.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise TrainingError(f"{model.name} is no GGUF file")
+    elif not any((model / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise TrainingError(
+            f"there is no model in {model.name}: a model's folder has a config.json, or an "
+            "adapter_config.json"
+        )
 
 
 def load_causal(base: Base, *, seed: int, texts: Iterable[str] = ()) -> tuple[Any, Any]:

@@ -100,7 +100,9 @@ class Keeper(TrainerCallback):
     def _progress(self, state: Any, loss: float) -> str:
         done = state.global_step - self._from
         left = (time.monotonic() - self._began) / done * (state.max_steps - state.global_step)
-        return f"step {state.global_step} of {state.max_steps}, loss {loss:.3f}, {_left(left)} left"
+        step = f"step {state.global_step} of {state.max_steps}"
+        resumed = f" (resumed after {self._from})" if self._from else ""
+        return f"{step}{resumed}, loss {loss:.3f}, {_left(left)} left"
 
 
 def _check_weights(model: Any, args: Any, state: Any) -> None:

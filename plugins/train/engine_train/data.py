@@ -24,6 +24,10 @@ FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
 """Method -> the columns of each format that it takes, which are TRL's; tokens first."""
 
 
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Who speaks in a conversation."""
+
+
 def check_columns(method: str, columns: Collection[str]) -> tuple[str, ...]:
     """Return the format that a dataset has: of tokens if it has both these and texts.
 
@@ -78,14 +82,28 @@ def load_rows(path: Path, name: str = "dataset") -> Dataset:
 
 
 def check_whole(rows: Dataset, names: Iterable[str], name: str = "dataset") -> None:
-    """Raise TrainingError for a row that lacks what is trained on."""
+    """Raise TrainingError for a row that lacks what is trained on, or whose messages are none."""
     for column in names:
         for i, value in enumerate(rows[column]):
+            where = f"row {i + 1} of the {name}"
             if value is None:
                 raise TrainingError(
-                    f"row {i + 1} of the {name} has no `{column}`: reject such rows before "
-                    "`dataset.pack`"
+                    f"{where} has no `{column}`: reject such rows before `dataset.pack`"
                 )
+            for message in value if isinstance(value, list) else ():
+                if isinstance(message, dict) and message.get("role") not in ROLES:
+                    raise TrainingError(
+                        f"{where}: `{column}` holds {_shown(message)}; a message has a `role` "
+                        f"({', '.join(ROLES)}) and `content`"
+                    )
+            if column == "messages" and not any(m.get("role") == "assistant" for m in value):
+                raise TrainingError(f"{where}: nothing in `messages` is said by the assistant")
+
+
+def _shown(message: dict[str, Any]) -> str:
+    """Return a message's keys, and its role if it has one."""
+    role = message.get("role")
+    return f"a role {role!r}" if role is not None else f"objects with {', '.join(message)}"
 
 
 def _kind(value: Any) -> str:

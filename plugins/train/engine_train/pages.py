@@ -125,23 +125,22 @@ def page(
 
 
 def _trained(trainings: Sequence[Training]) -> str:
-    """Return in a sentence how the loss fell."""
-    logged = [final(t.history) for t in trainings if series(t.history, "loss")]
+    """Return in a sentence how the loss fell, or, where replies are rewarded, the reward rose."""
+    told = "reward" if all(series(t.history, "reward") for t in trainings) else "loss"
+    logged = [t for t in trainings if series(t.history, told)]
     if not logged:
         return f"{count(len(trainings), 'model')}, with nothing logged."
     tail = "(mean over the last tenth of what was logged)"
+    ends = [final(t.history)[told] for t in logged]
     if len(logged) > 1:
-        ends = [means["loss"] for means in logged]
         return (
-            f"{count(len(logged), 'training')}; the loss ends between <b>{number(min(ends))}</b> "
+            f"{count(len(logged), 'training')}; the {told} ends between <b>{number(min(ends))}</b> "
             f"and <b>{number(max(ends))}</b> {tail}."
         )
-    (means,) = logged
-    held = f"; on held-out rows it is {number(means['eval_loss'])}" if "eval_loss" in means else ""
-    return (
-        f"The loss goes from {number(means['first_loss'])} to <b>{number(means['loss'])}</b> "
-        f"{tail}{held}."
-    )
+    first = next(record[told] for record in logged[0].history if told in record)
+    held_out = final(logged[0].history).get(f"eval_{told}")
+    held = f"; on held-out rows it is {number(held_out)}" if held_out is not None else ""
+    return f"The {told} goes from {number(first)} to <b>{number(ends[0])}</b> {tail}{held}."
 
 
 def _alarms(alarms: Sequence[tuple[str, str]]) -> str:

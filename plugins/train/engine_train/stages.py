@@ -14,7 +14,7 @@ from engine import Artifact, Context, InputFile, OutputPath, Row, fields_of, sta
 from engine.rows import Columns
 from engine_train.arguments import READ
 from engine_train.arguments import check as check_args
-from engine_train.bases import MODEL, NO_MODEL, Base, ModelSource, Scratch, Source
+from engine_train.bases import MODEL, NO_MODEL, Base, ModelSource, Scratch, Source, look
 from engine_train.data import check_columns
 from engine_train.errors import TrainingError
 from engine_train.jobs import Job, Method, Outcome
@@ -215,6 +215,14 @@ def _look(method: Method, upstream: Mapping[str, Any], **config: Any) -> Mapping
         raise TrainingError(
             f"`eval_strategy: {evaluates}` needs `held_out`: `splits` of `dataset.pack` make it"
         )
+    if named:
+        look(model.model if isinstance(model, Source) else model)
+    unrewarded = not (config.get("reward_file") or config.get("reward_function"))
+    if method == "grpo" and unrewarded and "reward_model" not in upstream:
+        raise TrainingError(
+            "nothing rewards the replies: say `reward_file: FILE.py`, `reward_function: "
+            "package.module:function`, or `take: {reward_model: FIELD}`"
+        )
     if config["log_dir"] is None and "tensorboard" in str(config["args"].get("report_to")):
         raise TrainingError("`report_to: tensorboard` needs a folder: say `log_dir: runs`, too")
     return {}
@@ -267,7 +275,7 @@ async def _train(
     answer = await call("engine_train.training:train", job, trainer, ctx, reuse=reuse)
     outcome = Outcome.model_validate(answer)
     for alarm in outcome.alarms:
-        ctx.log.warning("%s", alarm)
+        ctx.log.warning("%s, row %s: %s", ctx.stage_key, ctx.row_id[:12], alarm)
 
     def keep() -> Artifact:
         with blobs.new(MODEL, folder=True) as writer:

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -90,18 +92,19 @@ def _train(job: Job, tell: Tell) -> Outcome:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.log_dir)
     keeper = Keeper(job, config, tell)
     set_seed(config.seed)
-    try:
+    with _refused():
         trainer = method.build(job, model, tokenizer, rows, config, [keeper], held_out)
-    except (TypeError, ValueError) as error:  # what TRL says of settings and rows
-        raise TrainingError(str(error)) from error
     by_epoch(trainer)
     if trainer.is_world_process_zero():
         tidy(checkpoints)
     trainer.accelerator.wait_for_everyone()
     last = complete(checkpoints)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with _refused():
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     if keeper.stopped:
         return Outcome(stopped=True)
+    if not trainer.state.global_step:
+        raise TrainingError("not one step was trained: raise `num_train_epochs` or `max_steps`")
     if held_out is not None:
         tell({"say": "evaluating"})
         trainer.evaluate()
@@ -127,6 +130,18 @@ def _train(job: Job, tell: Tell) -> Outcome:
         _write(job.output / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
         _write(job.output / "README.md", cards.card(record))
     return outcome
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Say that what TRL and torch refuse of settings and rows would be refused again."""
+    try:
+        yield
+    except TrainingError:
+        raise
+    except (ImportError, TypeError, ValueError) as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise TrainingError(f"{error} ({Path(at.filename).name}:{at.lineno})") from error
 
 
 def _save(trainer: Any, tokenizer: Any, job: Job) -> None:

@@ -44,6 +44,11 @@ class Tuning(BaseModel):
 def check(tuning: Tuning, base: Base) -> None:
     """Raise TrainingError where a base model cannot be tuned so."""
     if base.quantization is not None:
+        if base.layers is not None:
+            raise TrainingError(
+                f"`quantization: {base.quantization}` with `layers`: its adapters would fit no "
+                "model that others can load; leave one of them out"
+            )
         if tuning.tune != "lora":
             raise TrainingError(
                 f"`quantization: {base.quantization}` holds weights that cannot be trained: say "

@@ -81,8 +81,9 @@ def obey(order: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) ->
         sys.stderr.flush()
         ours = [f for f in traceback.extract_tb(error.__traceback__) if "engine_" in f.filename]
         at = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+        named = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
         return {
-            "failed": {"training": False, "message": f"{type(error).__name__}: {error}{at}"},
+            "failed": {"training": False, "message": f"{named}{error}{at}"},
         }
 
 

@@ -31,9 +31,10 @@ LINE = 1 << 26
 class Trainer(Resource):
     """Worker processes that train, side by side, each one training after the other.
 
-    `workers` is how many there are at most; `threads` how many each computes with (left out, the
-    cores are shared among them). A worker is started when it is needed, has torch loaded for the
-    next training, and ends with the run, whatever ends that.
+    `workers` is how many there are at most; `threads` how many each computes with: left out,
+    $OMP_NUM_THREADS, else the cores are shared among them (on a busy machine, fewer are faster). A
+    worker is started when it is needed, has torch loaded for the next training, and ends with the
+    run, whatever ends that.
 
     `launch` is a configuration file of `accelerate launch` (`accelerate config` writes one): the
     trainings then run on all its devices, one training at a time. On one GPU leave it out.
@@ -51,7 +52,8 @@ class Trainer(Resource):
 
             check_launch(launch)
         self._launch = launch
-        self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        set_by_user = int(os.environ.get("OMP_NUM_THREADS") or 0)
+        self._threads = threads or set_by_user or max(1, (os.cpu_count() or 1) // workers)
         self._room = anyio.Semaphore(1 if launch else workers)
         self._idle: list[_Worker] = []
         self._all: list[_Worker] = []

@@ -133,7 +133,7 @@ def test_what_cannot_be_evaluated_is_an_error(
 ) -> None:
     with pytest.raises(TrainingError, match="the held-out dataset is empty"):
         evaluate(ask([], reward_folder()), nobody)
-    with pytest.raises(TrainingError, match="lacks chosen and rejected"):
+    with pytest.raises(TrainingError, match="needs `chosen` and `rejected`; the dataset has text"):
         evaluate(ask([{"text": "a"}], reward_folder()), nobody)
     with pytest.raises(TrainingError, match="held-out row 2: `rejected` is empty or missing"):
         rows = preferences(2)

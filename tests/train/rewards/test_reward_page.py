@@ -24,7 +24,8 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("block", blocks("yaml"))
 def test_its_pipelines_are_valid(block: str, tmp_path: Path) -> None:
-    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR) + "\n")
+    for name in ("pairs.jsonl", "held_out.jsonl"):
+        (tmp_path / name).write_text(json.dumps(PAIR) + "\n")
     (tmp_path / "votes.json").write_text(json.dumps([VOTES]))
     (tmp_path / "p.yaml").write_text(block)
     made = read_pipeline(tmp_path / "p.yaml")
