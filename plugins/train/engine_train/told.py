@@ -36,6 +36,8 @@ def given(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that somebody chose."""
     names = ("method", "base", "layers", "seed")
     chosen = {name: record[name] for name in names if record.get(name) is not None}
+    if str(chosen.get("base")).startswith("artifact:"):  # its name is long, and read by nobody
+        chosen["base"] = f"artifact {chosen['base'].split(':')[1][:12]}"
     chosen |= _chosen(record.get("tuning") or {})
     chosen |= dict(record.get("options") or {}) | dict(record.get("args") or {})
     if chosen["tune"] != "head":
