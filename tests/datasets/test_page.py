@@ -12,6 +12,7 @@ import pytest
 import engine
 from engine.datasets import (
     artifacts,
+    attaching,
     files,
     grouping,
     packing,
@@ -63,6 +64,7 @@ def shown(default: Any) -> str:
         ("## `dataset.write`", writing.write),
         ("## `artifact.write`", artifacts.write),
         ("## `dataset.pack`", packing.pack),
+        ("## `dataset.attach`", attaching.attach),
         ("## `rows.gather`", grouping.gather),
         ("## `sweep.grid`", sweeps.grid),
     ],
@@ -127,6 +129,8 @@ async def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     line = json.dumps({"chosen": pair[0], "rejected": pair[1]}) + "\n"
     for name in ("data/a.jsonl.gz", "pairs.jsonl.gz"):
         (tmp_path / name).write_bytes(gzip.compress(line.encode()))
+    for name in ("pairs.jsonl", "held_out.jsonl"):
+        (tmp_path / name).write_text(line)
     (tmp_path / "drawing.py").write_text(DRAWING)
     game = {"game": "go", "split": "train", "prompt": "?", "chosen": "a", "rejected": "b"}
     (tmp_path / "games.jsonl").write_text(json.dumps(game) + "\n")
@@ -143,6 +147,6 @@ async def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert (summary.exit_code, summary.rejected) == (0, 0)
             assert summary.finished > 0
         ran += 1
-    assert ran == 6
+    assert ran == 7
     made = {"rows.parquet", "preferences", "circle.svg", "square.svg"}
     assert all((tmp_path / "out" / name).exists() for name in made)

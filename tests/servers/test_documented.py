@@ -31,6 +31,8 @@ def test_each_resource_builds(block: str, tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY"):
         monkeypatch.setenv(name, "k")
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    (tmp_path / "out" / "model" / "config.json").write_text("{}")
     path = tmp_path / "p.yaml"
     path.write_text("name: p\n" + resources(block) + STAGES)
     assert read_pipeline(path).resources
