@@ -230,6 +230,7 @@ import anyio, os, signal
 from engine.chat import Message, Request, Sampling
 from engine.chat.embedded_chat import EmbeddedChat
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 chat = EmbeddedChat()
 asked = (Message(role="user", content="Tell a story."),)
 endless = Request(asked, "", Sampling(seed=1), None, {ENDLESS!r}, 0)

@@ -15,6 +15,7 @@ from trl.trainer import utils
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from engine_train import dpo
+from engine_train.disk import sync
 from engine_train.errors import TrainingError
 from engine_train.jobs import Job
 from engine_train.references import ReferenceTrainer
@@ -160,6 +161,7 @@ class PreferenceTrainer(ReferenceTrainer, DPOTrainer):
                 columns = {c: list(part[c]) for c in ("ref_chosen_logps", "ref_rejected_logps")}
                 fresh = path.with_suffix(".tmp")
                 fresh.write_bytes(orjson.dumps(columns))
+                sync(fresh)
                 fresh.replace(path)
                 part = part.remove_columns([*columns])
                 for column, values in columns.items():

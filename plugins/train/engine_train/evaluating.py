@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +80,9 @@ def _scored(
         one, two = pair(model.tokenizer, row, f"held-out row {number}")
         pairs.append((model.cut(one), model.cut(two)))
     places = list(chunks([row_length(*both) for both in pairs]))
-    done = list(_kept(kept))
-    with kept.open("wb") as file:
-        for scores in done:
-            file.write(orjson.dumps(scores) + b"\n")
-        file.flush()
+    done, whole = _kept(kept)
+    with kept.open("ab") as file:
+        file.truncate(whole)
         for number, chosen in enumerate(places[len(done) :], len(done) + 1):
             if stop.exists():
                 return None
@@ -103,13 +101,12 @@ def _batch(model: RewardModel, pairs: Sequence[Any]) -> Rewards:
     return model.score_pairs(pairs)
 
 
-def _kept(path: Path) -> Iterator[Rewards]:
-    """Yield the batches that were written whole."""
-    if path.exists():
-        for line in path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                return
-            yield [(one, two) for one, two in orjson.loads(line)]
+def _kept(path: Path) -> tuple[list[Rewards], int]:
+    """Return the batches that were written whole, and how many bytes these are."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data.rfind(b"\n") + 1
+    lines = map(orjson.loads, data[:whole].splitlines())
+    return [[(one, two) for one, two in line] for line in lines], whole
 
 
 def summary(

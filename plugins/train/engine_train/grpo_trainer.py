@@ -11,6 +11,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from engine_train import grpo
+from engine_train.disk import sync
 from engine_train.jobs import Job
 from engine_train.references import ReferenceTrainer
 
@@ -43,6 +44,8 @@ class GroupTrainer(ReferenceTrainer, GRPOTrainer):
                 if not (reference / "config.json").exists():
                     fresh = job.workdir / "reference.tmp"
                     model.save_pretrained(fresh)
+                    for path in fresh.iterdir():
+                        sync(path)
                     fresh.replace(reference)
             config._name_or_path = str(reference)
         try:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch.nn.functional import softplus
 from trl.trainer.reward_trainer import RewardTrainer
 
+from engine_train.disk import sync
 from engine_train.errors import TrainingError
 from engine_train.packing import Batch, Tokens, cut, mask_kind, pair, paired, plain, why_not
 from engine_train.positions import Pooling, last_token
@@ -202,8 +203,10 @@ class HeadTrainer(PairTrainer):
             else:
                 found.append(self._forward([self.train_dataset[i] for i in chosen]))
                 if self.is_world_process_zero():
-                    save_file({"states": found[-1]}, path.with_suffix(".part"))
-                    path.with_suffix(".part").replace(path)
+                    fresh = path.with_suffix(".part")
+                    save_file({"states": found[-1]}, fresh)
+                    sync(fresh)
+                    fresh.replace(path)
             state.global_step = number + 1
             for callback in self.watching:
                 # A head that has learned nothing yet: each pair is a coin's toss.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -234,7 +235,8 @@ fields_of(dpo)(partial(_look, "dpo"))
 fields_of(grpo)(partial(_look, "grpo"))
 
 
-class _Given(Row):
+@dataclass(frozen=True)
+class _Given:
     """What every method is given."""
 
     dataset: Artifact

@@ -52,8 +52,7 @@ class Trainer(Resource):
 
             check_launch(launch)
         self._launch = launch
-        set_by_user = int(os.environ.get("OMP_NUM_THREADS") or 0)
-        self._threads = threads or set_by_user or max(1, (os.cpu_count() or 1) // workers)
+        self._threads = threads or _said() or max(1, (os.cpu_count() or 1) // workers)
         self._room = anyio.Semaphore(1 if launch else workers)
         self._idle: list[_Worker] = []
         self._all: list[_Worker] = []
@@ -231,6 +230,12 @@ async def _pass_on(ctx: Context, workdir: Path) -> None:
     """Ask the training to end once the run drains."""
     await ctx.gate.wait_closed()
     (workdir / STOP).touch()
+
+
+def _said() -> int:
+    """Return what $OMP_NUM_THREADS says of the outermost level, 0 if it says no number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def _how(code: int) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from engine_train import batches, generating
 from engine_train.chats import TransformersChat
 from engine_train.draws import Pieces, draw
@@ -193,13 +194,36 @@ async def test_a_seed_gives_its_reply_whoever_shares_the_batch(
 
 
 async def test_equal_prompts_that_come_together_are_read_once(tiny: Path) -> None:
-    async with TransformersChat(model=tiny) as chat:
-        replies = await chat.complete(ask("say red"), n=8, sampling=Sampling(seed=5, **FREE))
+    """Eight calls come while the model reads for another one, and so are begun with together."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    def hold(*_: Any) -> None:
+        reading.set()
+        go_on.wait(60)
+
+    answers = {}
+    async with TransformersChat(model=tiny, slots=9) as chat:
+        decoder: Any = chat._decoder
+        decoder._model.register_forward_pre_hook(hold)
+
+        def all_wait() -> None:
+            with decoder._changed:
+                assert decoder._changed.wait_for(lambda: len(decoder._waiting) == 8, 60)
+
+        async def send(seed: int) -> None:
+            answers[seed] = await chat.send(request("say red", seed=seed, max_tokens=512))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(chat.send, request("go", max_tokens=512))
+            await to_thread.run_sync(reading.wait)
+            for seed in range(8):
+                tasks.start_soon(send, seed)
+            await to_thread.run_sync(all_wait)
+            go_on.set()
         later = await chat.send(request("say red", seed=7, max_tokens=512))
-    assert all(reply.usage.new + reply.usage.cached == 4 for reply in replies)
-    # The first to come may be read alone; how many come together is a matter of scheduling.
-    assert any(reply.usage.cached == 4 for reply in replies)
-    assert later.text == replies[2].text
+    used = [answer.usage for answer in answers.values()]
+    assert sorted((usage.new, usage.cached) for usage in used) == [(0, 4)] * 7 + [(4, 0)]
+    assert later.text == answers[7].text
 
 
 async def test_sampling_follows_the_models_distribution(tiny: Path) -> None:

@@ -80,3 +80,7 @@ def hold(payload: dict[str, Any], tell: Any) -> int:
     gc.disable()  # which would find it some time
     Model()
     return held
+
+
+def threads(payload: dict[str, Any], tell: Any) -> dict[str, Any]:
+    return {"threads": os.environ["OMP_NUM_THREADS"]}

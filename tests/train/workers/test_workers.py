@@ -57,6 +57,20 @@ async def test_a_worker_lets_go_of_what_a_training_held(tmp_path: Path) -> None:
     assert found == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("given", "said", "count"),
+    [({"threads": 5}, "3", "5"), ({}, "3,2", "3"), ({"workers": 64}, "many", "1")],
+)
+async def test_how_many_threads_a_worker_has(
+    given: dict[str, int], said: str, count: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is configured, else what the environment says, else a share of the cores."""
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    async with Trainer(**given) as trainer:
+        answer = await trainer.call("orders:threads", {}, tmp_path, Context("train"))
+    assert answer == {"threads": count}
+
+
 async def test_errors_come_back_and_the_worker_goes_on(tmp_path: Path) -> None:
     ctx = Context("train")
     async with Trainer() as trainer:
