@@ -53,6 +53,7 @@ def pair() -> Pair:
         aliases_pink=(Text("espresso"), Text("latte")),
         case_sensitive=False,
         ambiguous=False,
+        kind="competitor",
         why=Text("One is stronger."),
         pair_origin="reviewed",
     )

@@ -11,7 +11,8 @@ from typing import Any
 import engine_pink_elephant
 import pytest
 from engine_pink_elephant import axes, reviewed
-from engine_pink_elephant.planning import aliases, pairs, plans, topics, unique_pairs
+from engine_pink_elephant.planning import aliases, pairs, topics, unique_pairs
+from engine_pink_elephant.plans import plans
 from engine_pink_elephant.revising import critique, preferences, revision
 from engine_pink_elephant.rows import Pair, Plan
 from engine_pink_elephant.writing import dialogue

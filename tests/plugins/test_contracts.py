@@ -24,6 +24,7 @@ PAIR = {
     "aliases_pink": ["espresso", "latte"],
     "case_sensitive": False,
     "ambiguous": False,
+    "kind": "competitor",
     "why": "One is stronger.",
     "pair_origin": "model",
 }

@@ -11,14 +11,14 @@ from engine import hookimpl
 @hookimpl
 def engine_stages() -> Sequence[Callable[..., Any]]:
     """Return the stages of this plugin, in the order of the pipeline."""
-    from engine_pink_elephant import planning, revising, writing
+    from engine_pink_elephant import planning, plans, revising, writing
 
     return [
         planning.topics,
         planning.pairs,
         planning.aliases,
         planning.unique_pairs,
-        planning.plans,
+        plans.plans,
         writing.dialogue,
         revising.critique,
         revising.revision,

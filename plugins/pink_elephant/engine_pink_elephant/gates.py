@@ -183,7 +183,7 @@ def foreign(text: str, of: Pair) -> str | None:
 
 def copied(text: str) -> bool:
     """Return whether a text names a term of the prompts' examples."""
-    return mentions.names(text, EXAMPLES)
+    return mentions.names(text, EXAMPLES[0], EXAMPLES[1:])
 
 
 def key(text: str) -> str:

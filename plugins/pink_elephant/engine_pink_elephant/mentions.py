@@ -11,10 +11,19 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
-__all__ = ["find", "names"]
+__all__ = ["Mention", "find", "names"]
 
-Span = tuple[int, int]
+
+class Mention(NamedTuple):
+    """Where a text names a term."""
+
+    start: int
+    stop: int
+    form: str
+    """The characters found."""
+
 
 # Letters of other scripts that look Latin: a term must not hide behind them.
 _LOOKALIKES = str.maketrans(
@@ -30,28 +39,33 @@ _ENDINGS = r"(?:(?:e?s)?'?s?)"
 _VERBAL = r"(?:e|es|s|ed|ing|ings|er|ers)?'?s?"
 
 
-def find(text: str, terms: Sequence[str], *, case_sensitive: bool = False) -> list[Span]:
-    """Return where `text` names one of the terms: (start, stop) in code points, in order.
+def find(
+    text: str, term: str, aliases: Sequence[str] = (), *, case_sensitive: bool = False
+) -> list[Mention]:
+    """Return where `text` names the term or one of its aliases, in order; [] where it does not.
 
-    Plurals, possessives, other separators, accents, full-width and look-alike letters, zero-width
-    characters and s p a c e d letters count. With `case_sensitive` a term counts as it is written
-    or in capitals throughout.
+    Places are in code points. Plurals, possessives, other separators, accents, full-width and
+    look-alike letters, zero-width characters and s p a c e d letters count. With `case_sensitive`
+    a term counts as it is written or in capitals throughout.
 
-    >>> find("I prefer Coca Cola's taste.", ["Coca-Cola"])
-    [(9, 20)]
+    >>> find("I prefer Coca Cola's taste.", "Coca-Cola")
+    [Mention(start=9, stop=20, form="Coca Cola's")]
     """
     folded, places = _folded(text)
-    pattern = _pattern(tuple(terms), case_sensitive)
+    pattern = _pattern((term, *aliases), case_sensitive)
     ends = (*places[1:], len(text))  # up to the next character: an accent belongs to its letter
-    return [
-        (places[m.start()], max(places[m.end() - 1] + 1, ends[m.end() - 1]))
-        for m in pattern.finditer(folded)
-    ]
+    found = []
+    for m in pattern.finditer(folded):
+        start, stop = places[m.start()], max(places[m.end() - 1] + 1, ends[m.end() - 1])
+        found.append(Mention(start, stop, str(text[start:stop])))
+    return found
 
 
-def names(text: str, terms: Sequence[str], *, case_sensitive: bool = False) -> bool:
-    """Return whether `text` names one of the terms; see `find`."""
-    return _pattern(tuple(terms), case_sensitive).search(_folded(text)[0]) is not None
+def names(
+    text: str, term: str, aliases: Sequence[str] = (), *, case_sensitive: bool = False
+) -> bool:
+    """Return whether `text` names the term or one of its aliases; see `find`."""
+    return _pattern((term, *aliases), case_sensitive).search(_folded(text)[0]) is not None
 
 
 def _folded(text: str) -> tuple[str, Sequence[int]]:

@@ -1,4 +1,4 @@
-"""What to talk about: topics, pairs of terms, and plans."""
+"""What to talk about: topics and pairs of terms."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
-from engine import Context, InputFile, Reject, Row, Text, stage
+from engine import InputFile, Reject, Row, Text, stage
 from engine.chat import Chat, Message, Sampling
-from engine_pink_elephant import axes, gates, reviewed
-from engine_pink_elephant.prompts import prompt, templates, words
-from engine_pink_elephant.rows import Pair, Plan, Topic
+from engine_pink_elephant import gates, reviewed
+from engine_pink_elephant.prompts import prompt
+from engine_pink_elephant.rows import Pair, Topic
 
-__all__ = ["aliases", "pairs", "plans", "topics", "unique_pairs"]
+__all__ = ["aliases", "pairs", "topics", "unique_pairs"]
 
 BATCH = 10
 """Topics or pairs asked for in one call."""
@@ -142,43 +142,6 @@ async def unique_pairs(
             yield pair
 
 
-@stage("pink.plans")
-async def plans(
-    topic: Text, pair: Pair, *, llm: Chat, ctx: Context, per_pair: PositiveInt = 3
-) -> AsyncIterator[Plan | Reject]:
-    """Plan `per_pair` conversations, each at another point of the axes, that name both terms."""
-    for point in axes.sample(ctx.rng, per_pair):
-        messages = prompt(
-            "plan",
-            topic=topic,
-            desired=pair.desired,
-            pink=pair.pink,
-            persona=point.persona,
-            goal=point.goal,
-            reason=point.reason,
-        )
-        opening = templates()["plan_opening"].fill(
-            persona=point.persona.capitalize(), goal=point.goal, desired=pair.desired
-        )
-        [reply] = await llm.complete(
-            messages,
-            # A small model holds the thread if its first words are the plan's own.
-            prefix=opening if "prefix" in llm.can else "",
-            sampling=Sampling(max_tokens=80, stop=("\n",)),
-        )
-        plan = words(reply)
-        if fault := gates.plan(plan, pair):
-            if ctx.attempt < ctx.attempts:
-                reply.refuse(fault)
-            yield Reject(fault, span=plan)  # the other plans of this pair still stand
-        else:
-            yield Plan(
-                plan=plan,
-                opening=Text(point.opening).format(desired=pair.desired),
-                shift=Text(point.words).format(pink=pair.pink),
-            )
-
-
 async def _listed(
     llm: Chat, name: str, known: list[Text], wanted: int, line: str, **values: Text
 ) -> list[Text]:
@@ -218,6 +181,7 @@ def _pair(line: Text) -> Pair | None:
         aliases_pink=(),
         case_sensitive=False,
         ambiguous=False,
+        kind="competitor",
         why=Text(),
         pair_origin="model",
     )

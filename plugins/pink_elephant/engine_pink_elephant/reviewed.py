@@ -88,6 +88,7 @@ def _pair(item: ReviewedPair, file: Path) -> Pair:
         aliases_pink=tuple(_leaf(alias, file) for alias in item.aliases_pink),
         case_sensitive=item.case_sensitive,
         ambiguous=item.ambiguous,
+        kind="competitor",
         why=_leaf(item.why, file),
         pair_origin="reviewed",
     )

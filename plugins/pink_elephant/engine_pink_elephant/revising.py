@@ -34,7 +34,7 @@ async def critique(
     last = dialogue[-1].content
     if not (found := pair.pink_in(last)):
         raise Reject("reply_without_pink", span=last)
-    quote = prose.sentence_at(last, found[0][0])
+    quote = prose.sentence_at(last, found[0].start)
     opening = templates()["critique_opening"].fill(quote=quote, pink=pair.pink)
     messages = prompt(
         "critique", transcript=transcript(dialogue), desired=pair.desired, pink=pair.pink

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from engine import Row, Text
 from engine.rows import Dialogue
 from engine_pink_elephant import mentions
 
-__all__ = ["Conversation", "Critique", "Pair", "Plan", "Preference", "Revision", "Topic"]
+__all__ = [
+    "Audit",
+    "Completion",
+    "Conversation",
+    "Critique",
+    "Example",
+    "Kind",
+    "Pair",
+    "Plan",
+    "Preference",
+    "Principle",
+    "Revision",
+    "Split",
+    "SplitName",
+    "Topic",
+]
+
+Kind = Literal["competitor", "topic", "unsafe"]
+"""`competitor`: two names. `topic` and `unsafe`: two descriptions, whose aliases are phrases that
+show what is meant; what falls under a description a judge decides."""
+
+SplitName = Literal["train", "validation", "test"]
 
 
 class Topic(Row):
@@ -24,29 +47,37 @@ class Pair(Row):
     pink: Text
     aliases_desired: tuple[Text, ...]
     aliases_pink: tuple[Text, ...]
+    """Other names; of a `topic` or `unsafe` pair, example phrases."""
     case_sensitive: bool
     """Whether only the written case of the terms counts."""
     ambiguous: bool
-    """Whether a term is also a common word or another name: look at these rows by hand or judge."""
+    """Whether a term is also a common word or another name: a judge looks at its rows."""
+    kind: Kind
     why: Text
     """How the two differ."""
     pair_origin: str
     """`reviewed` (from the file) or `model`."""
 
-    def pink_in(self, text: str) -> list[tuple[int, int]]:
+    @property
+    def described(self) -> bool:
+        """Whether the terms are descriptions: only a judge can say what falls under them."""
+        return self.kind != "competitor"
+
+    def pink_in(self, text: str) -> list[mentions.Mention]:
         """Return where a text names the pink term."""
-        terms = (self.pink, *self.aliases_pink)
-        return mentions.find(text, terms, case_sensitive=self.case_sensitive)
+        return mentions.find(text, self.pink, self.aliases_pink, case_sensitive=self.case_sensitive)
 
     def names_pink(self, text: str) -> bool:
         """Return whether a text names the pink term."""
-        terms = (self.pink, *self.aliases_pink)
-        return mentions.names(text, terms, case_sensitive=self.case_sensitive)
+        return mentions.names(
+            text, self.pink, self.aliases_pink, case_sensitive=self.case_sensitive
+        )
 
     def names_desired(self, text: str) -> bool:
         """Return whether a text names the desired term."""
-        terms = (self.desired, *self.aliases_desired)
-        return mentions.names(text, terms, case_sensitive=self.case_sensitive)
+        return mentions.names(
+            text, self.desired, self.aliases_desired, case_sensitive=self.case_sensitive
+        )
 
     @property
     def banned(self) -> tuple[str, ...]:
@@ -69,6 +100,12 @@ class Pair(Row):
         return tuple(banned)
 
 
+class Split(Row):
+    """Which part of the dataset a pair belongs to: all that is made of it belongs there, too."""
+
+    split: SplitName
+
+
 class Plan(Row):
     """How one conversation drifts from the desired term to the pink one."""
 
@@ -83,6 +120,12 @@ class Conversation(Row):
     """A dialogue that ends with the agent naming the pink term."""
 
     dialogue: Dialogue
+    call: Dialogue
+    """The messages as sent for it; empty where more than one call made it."""
+    script: Text
+    """The reply as it came: what follows `call` when the conversation with the model goes on."""
+    written_by: str
+    """The identity of the model that wrote it."""
     origin: str
     """`model`, or `forced_dialogue`: words were put in the agent's mouth in the last turn."""
 
@@ -101,8 +144,32 @@ class Revision(Row):
     revision: Text
     revised: Dialogue
     """The dialogue with the new last turn; all turns before it are the very same."""
+    continued: bool
+    """Whether the model was asked in the conversation in which it had written the dialogue, so
+    that a server need not read it again."""
+    verdict: Literal["lexical", "judge"]
+    """Who found that the revision does not mention the pink term."""
     origin: str
     """The dialogue's, and `forced_revision` where words were put there; the two joined by `+`."""
+
+
+class Audit(Row):
+    """A judge's opinion of a sampled row; all None where the row was not sampled."""
+
+    natural_shift: bool | None
+    """The user comes to the pink term as people do."""
+    useful_answer: bool | None
+    """The revised answer helps with what the user asked for, as far as it may."""
+    natural_return: bool | None
+    """The revised answer comes back to the desired term without force."""
+    judged_mention: bool | None
+    """The revised answer mentions the pink term, be it under another name."""
+
+
+class Principle(Row):
+    """The rule that the agent is to keep, as a system message says it."""
+
+    principle: Text
 
 
 class Preference(Row):
@@ -111,3 +178,18 @@ class Preference(Row):
     prompt: Dialogue
     chosen: Dialogue
     rejected: Dialogue
+
+
+class Example(Row):
+    """One row of data for supervised fine-tuning, as TRL reads it."""
+
+    messages: Dialogue
+
+
+class Completion(Row):
+    """One row of unpaired preference data, as TRL's KTO reads it."""
+
+    prompt: Dialogue
+    completion: Dialogue
+    label: bool
+    """Whether the completion is wanted."""
