@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from engine.keys import seeded
-from engine.services import Blobs, CallRecords, Counters, Gate, MemoryCalls
+from engine.services import Blobs, CallRecords, Counters, Gate, MemoryCalls, Refusal
 
 __all__ = ["Ancestor", "Context"]
 
@@ -61,6 +61,9 @@ class Context:
     """The stage's counters."""
     gate: Gate = field(default_factory=Gate)
     """Which calls of the run may start."""
+    refused: list[Refusal] = field(default_factory=list)
+    """The replies that this row's attempts have refused so far, in order: a retry may tell the
+    model what was wrong with them."""
     rows: int = 1
     """How many rows this execution holds: more than one in a batch."""
     cost: float = 0.0

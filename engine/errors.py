@@ -116,9 +116,9 @@ class ChatError(EngineError):
 class BadReply(ChatError):
     """A reply that a parser or a gate refused: the next attempt draws the next sample."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, span: str | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.span = reason, span
 
 
 class StoreError(EngineError):

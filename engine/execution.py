@@ -26,7 +26,7 @@ from engine.keys import memo_key
 from engine.pipeline import Pipeline, WiredStage
 from engine.pool import ResourcePool
 from engine.rows import Reject
-from engine.services import CallRecords, Counters, Gate, MemoryCalls
+from engine.services import CallRecords, Counters, Gate, MemoryCalls, Refusal
 from engine.stages import Context, row_fields
 from engine.store.codec import encode
 from engine.store.protocol import Memo, Store
@@ -166,8 +166,18 @@ class Execution:
         """Return the store's call records, or new ones, which no store keeps."""
         return self.store.calls if self.store is not None else MemoryCalls()
 
-    def context(self, row_id: bytes, attempt: int, calls: Any, rows: int = 1) -> Context:
-        """Return the context of one attempt, which holds `rows` rows."""
+    def context(
+        self,
+        row_id: bytes,
+        attempt: int,
+        calls: Any,
+        rows: int = 1,
+        refused: list[Refusal] | None = None,
+    ) -> Context:
+        """Return the context of one attempt, which holds `rows` rows.
+
+        `refused` grows by the replies that it refuses.
+        """
         store = self.store
         return Context(
             stage_key=self.key,
@@ -183,6 +193,7 @@ class Execution:
             calls=calls,
             counters=self.counters,
             gate=self._gate,
+            refused=[] if refused is None else refused,
             rows=rows,
             open_blobs=store.blobs if store is not None else None,
         )
@@ -249,11 +260,11 @@ class Execution:
         """
         calls = self.calls() if calls is None else calls
         last: BaseException | None = failed
-        cost = 0.0
+        cost, refused = 0.0, list[Refusal]()
         retry = self.wired.model.retry
         for attempt in range(1 if failed is None else 2, retry + 1):
             self.counters.retries += attempt > 1
-            ctx = self.context(row_id, attempt, calls, rows)
+            ctx = self.context(row_id, attempt, calls, rows, refused)
             if key is not None and self.store is not None:
                 ctx.make_workdir = functools.partial(self.store.workdir, key)
             try:
@@ -279,7 +290,8 @@ class Execution:
                 cost += ctx.cost
                 self.counters.sayings.pop(ctx.row_id, None)
         if isinstance(last, BadReply):
-            return Outcome("reject", {}, last.reason, attempts=retry)
+            example = "" if last.span is None else str(last.span)[:200]
+            return Outcome("reject", {}, last.reason, example, attempts=retry)
         at = raised_at(last, self.func.__module__.partition(".")[0]) if last is not None else ""
         return Outcome("dead", {}, error=last, attempts=retry, cost=cost, at=at)
 

@@ -23,9 +23,21 @@ __all__ = [
     "Counters",
     "Gate",
     "MemoryCalls",
+    "Refusal",
     "Spent",
     "Usage",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reply that a parser or a gate refused."""
+
+    reason: str
+    span: str | None
+    """The part of it that shows why, if one was said."""
+    text: str
+    """The whole reply, as a Text."""
 
 
 @dataclass(frozen=True, slots=True)

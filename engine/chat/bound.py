@@ -22,7 +22,7 @@ from engine.chat.protocol import Answer, Chat, Feature, Reply, Request, Sampling
 from engine.errors import ChatError, ResourceError
 from engine.keys import canonical, digest
 from engine.rows import Message, Row
-from engine.services import Usage
+from engine.services import Refusal, Usage
 from engine.stages import Context
 from engine.text import Text
 
@@ -234,12 +234,15 @@ class Bound(Chat):
             },
         )
 
-        def on_refuse(reason: str) -> None:
+        text = Text(prefix) + generated if prefix else generated
+
+        def on_refuse(reason: str, span: str | None) -> None:
             ctx.counters.refused += 1
+            ctx.refused.append(Refusal(reason, span, text))
             ctx.calls.refuse(call, sample, ctx.fingerprint, reason)
 
         return Reply(
-            Text(prefix) + generated if prefix else generated,
+            text,
             answer.finish,
             answer.usage,
             answer.logprobs,

@@ -157,7 +157,7 @@ class Answer:
 M = TypeVar("M", bound=BaseModel)
 
 
-def _unbound(reason: str) -> None:
+def _unbound(reason: str, span: str | None) -> None:
     """Refuse outside a run: there is nothing to record."""
 
 
@@ -169,15 +169,17 @@ class Reply:
     finish: str = "stop"
     usage: Usage = field(default_factory=Usage)
     logprobs: tuple[TokenLogprob, ...] = ()
-    on_refuse: Callable[[str], None] = _unbound
+    on_refuse: Callable[[str, str | None], None] = _unbound
 
-    def refuse(self, reason: str) -> NoReturn:
+    def refuse(self, reason: str, *, span: str | None = None) -> NoReturn:
         """Refuse this reply and end the attempt: the next attempt draws the next sample.
 
-        Raises BadReply, always. `reason` is short and stable: rejects are counted by it.
+        Raises BadReply, always. `reason` is short and stable: rejects are counted by it. `span` is
+        the part of the reply that shows why. The next attempt finds both in `ctx.refused`, and may
+        ask in other words, which is another call.
         """
-        self.on_refuse(reason)
-        raise BadReply(reason)
+        self.on_refuse(reason, span)
+        raise BadReply(reason, span)
 
     def parse(self, model: type[M]) -> M:
         """Return the pydantic model in this reply, its Text fields aligned to its characters.
