@@ -96,9 +96,12 @@ class Row:
         """Return this row with the fields of `added`: what an `AsyncIterator[Added[S]]` yields."""
         return Added(self, added)
 
-    def reject(self, reason: str) -> Reject:
-        """Return a Reject of this row: what a stream yields to drop a row with a reason."""
-        rejected = Reject(reason)
+    def reject(self, reason: str, *, span: str | None = None) -> Reject:
+        """Return a Reject of this row: what a stream yields to drop a row with a reason.
+
+        `span` is the text that shows why.
+        """
+        rejected = Reject(reason, span=span)
         rejected.row = self
         return rejected
 

@@ -167,7 +167,8 @@ class Stream(Runner):
         """Turn what a stream yielded into an entry. Raises StageError if it must not."""
         yields = self.wired.spec.yields
         if isinstance(out, Reject) and out.row is not None and self._handed_out(out.row._id):
-            return Memo("gone", row=out.row._id, note={"reason": out.reason, "attempts": 1})
+            note = {"reason": out.reason, "example": str(out.span or "")[:200], "attempts": 1}
+            return Memo("gone", row=out.row._id, note=note)
         if yields == "rows" and isinstance(out, Row) and getattr(out, "_id", b"") in self._open:
             return Memo("keep", row=out._id)
         if yields == "added" and isinstance(out, Added) and out.row._id in self._open:
@@ -206,7 +207,8 @@ class Stream(Runner):
         if memo.kind == "gone":
             item = self._open.pop(memo.row, (memo.row, (), {}))
             self._gone.add(memo.row)
-            self.reject(item, Outcome("reject", {}, memo.note["reason"]))
+            example = memo.note.get("example", "")  # streams have not always recorded one
+            self.reject(item, Outcome("reject", {}, memo.note["reason"], example))
             return
         if memo.kind == "keep":
             row_id, _, fields = self._open.pop(memo.row)

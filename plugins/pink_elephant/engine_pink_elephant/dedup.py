@@ -1,0 +1,203 @@
+"""Near-duplicates over all pairs and plans: MinHash says whom to compare, runs of words decide."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, PositiveInt
+
+from engine import Reject, Row, Text, stage
+from engine.rows import Dialogue
+from engine_pink_elephant import mentions
+
+__all__ = ["Index", "Repeat", "dedup"]
+
+BANDS, LENGTH = 16, 4
+"""Texts are compared if all 4 values of one of 16 bands agree: with a similarity of .7 in 98.8% of
+the cases, of .8 in 99.98%; with one of .1 in .16%."""
+HASHES = BANDS * LENGTH
+CROWD = 32
+"""Rows that a band's value may lead to: what more of them share tells nobody apart."""
+COMPARED = 32
+"""Rows that a row is compared with, the likeliest first."""
+SLACK = 0.25
+"""How far the estimate of 64 hashes may fall short: four standard errors."""
+SKETCH = 400
+"""Runs of a text that are kept: of a longer one, the least by hash, whose similarity then has a
+standard error of .023."""
+SEED = 42
+MASK = " _ "
+_WORD = re.compile(r"\w+")
+_ID, _VALUE = 16, 4  # bytes
+_DIGEST = _VALUE * HASHES
+
+
+class Scripted(Row):
+    """A dialogue, and the terms that make it look unlike another one."""
+
+    dialogue: Dialogue
+    desired: Text = Text()
+    pink: Text = Text()
+    aliases_desired: tuple[Text, ...] = ()
+    aliases_pink: tuple[Text, ...] = ()
+    case_sensitive: bool = False
+
+
+@stage("pink.dedup")
+async def dedup(
+    rows: AsyncIterable[Scripted],
+    *,
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.7,
+    words: PositiveInt = 3,
+    mask_terms: bool = True,
+) -> AsyncIterator[Scripted | Reject]:
+    """Keep the first of the dialogues that are nearly the same, over all pairs and plans.
+
+    Put it just before the sinks: it holds about 2 KB of each row that it keeps. Reasons are
+    `duplicate` (the very same text) and `near_duplicate`; the span is the id of the row repeated.
+
+    - `threshold`: how similar two dialogues are that count as one: the share of their runs of words
+      that both have (Jaccard), from 0 to 1.
+    - `words`: how many words a run has.
+    - `mask_terms`: whether all terms and aliases of the pair count as one word, so that a script
+      that comes back with other names is found.
+    """
+    index = Index(threshold, words)
+    async for row in rows:
+        said = "\n".join(str(turn.content) for turn in row.dialogue)
+        repeat = index.add(row.row_id, said, _masked(said, row) if mask_terms else said)
+        if repeat is None:
+            yield row
+        else:
+            yield row.reject(repeat.reason, span=repeat.row_id)
+
+
+def _masked(text: str, row: Scripted) -> str:
+    """Return the text with each mention of either term masked."""
+    others = (*row.aliases_desired, row.pink, *row.aliases_pink)
+    parts, done = [], 0
+    for found in mentions.find(text, row.desired, others, case_sensitive=row.case_sensitive):
+        parts += [text[done : found.start], MASK]
+        done = found.stop
+    return "".join([*parts, text[done:]])
+
+
+class Repeat(NamedTuple):
+    """Why a text is not kept."""
+
+    reason: str
+    """`duplicate` or `near_duplicate`."""
+    row_id: str
+    """The row that has it already."""
+
+
+class Index:
+    """The texts kept so far: 64 hashes of each to find it by, and its runs to compare it by."""
+
+    def __init__(self, threshold: float = 0.7, words: int = 3) -> None:
+        self._threshold, self._words = threshold, words
+        self._ids, self._digests = bytearray(), bytearray()
+        self._exact = array("q")
+        self._sketches: list[bytes] = []
+        self._slots = array("I", bytes(4 << 10))  # a hash table: 0 is free, else a row, from 1
+
+    def __len__(self) -> int:
+        return len(self._sketches)
+
+    def add(self, row_id: str, text: str, masked: str) -> Repeat | None:
+        """Keep a text and return None, or say what it repeats.
+
+        Texts are compared by what is `masked` of them; if they are alike and the `text`s equal,
+        they are duplicates. The first that is alike is the one repeated.
+        """
+        from rensa import RMinHash
+
+        runs = _runs(masked.casefold(), self._words)
+        minhash = RMinHash(num_perm=HASHES, seed=SEED)
+        minhash.update(runs)
+        digest = array("I", minhash.digest()).tobytes()
+        sketch = {value >> 32 for value in RMinHash.hash_token_sets([runs])[0]}
+        if len(sketch) > SKETCH:
+            sketch = set(sorted(sketch)[:SKETCH])
+        exact = hash(text)
+        rows, free = self._look(digest)
+        for row in self._likely(digest, rows):
+            if _similarity(sketch, self._sketch(row)) >= self._threshold:
+                reason = "duplicate" if exact == self._exact[row] else "near_duplicate"
+                return Repeat(reason, self._ids[_ID * row : _ID * (row + 1)].hex())
+        for slot in free:
+            self._slots[slot] = len(self) + 1
+        self._ids += bytes.fromhex(row_id).ljust(_ID, b"\0")
+        self._digests += digest
+        self._exact.append(exact)
+        self._sketches.append(array("I", sketch).tobytes())
+        if len(self) * BANDS * 2 > len(self._slots):
+            self._grow()
+        return None
+
+    def _look(self, digest: bytes) -> tuple[set[int], list[int]]:
+        """Return the rows that share a band with a digest, and the slots where it would stand."""
+        slots, digests = self._slots, self._digests
+        rows: set[int] = set()
+        free: list[int] = []
+        for at in range(0, _DIGEST, _VALUE * LENGTH):
+            stop = at + _VALUE * LENGTH
+            value, shared = digest[at:stop], 0
+            slot = hash((at, value)) % len(slots)
+            while shared < CROWD and (entry := slots[slot]):
+                start = (entry - 1) * _DIGEST
+                if digests[start + at : start + stop] == value:
+                    rows.add(entry - 1)
+                    shared += 1
+                slot = (slot + 1) % len(slots)
+            if shared < CROWD:
+                while slots[slot] or slot in free:
+                    slot = (slot + 1) % len(slots)
+                free.append(slot)
+        return rows, free
+
+    def _likely(self, digest: bytes, rows: set[int]) -> list[int]:
+        """Return the rows worth a comparison, in order: those with enough equal hashes."""
+        import numpy as np
+
+        if not rows:
+            return []
+        some = sorted(rows)
+        own = np.frombuffer(digest, np.uint32)
+        all_of_them = np.frombuffer(self._digests, np.uint32).reshape(-1, HASHES)
+        agree = (all_of_them[some] == own).mean(axis=1)
+        best = np.argsort(-agree, kind="stable")[:COMPARED]
+        return sorted(some[i] for i in best if agree[i] >= self._threshold - SLACK)
+
+    def _sketch(self, row: int) -> set[int]:
+        kept = array("I")
+        kept.frombytes(self._sketches[row])
+        return set(kept)
+
+    def _grow(self) -> None:
+        """Make the table twice as big."""
+        self._slots = array("I", bytes(2 * _VALUE * len(self._slots)))
+        for row in range(len(self)):
+            _, free = self._look(bytes(self._digests[row * _DIGEST : (row + 1) * _DIGEST]))
+            for slot in free:
+                self._slots[slot] = row + 1
+
+
+def _runs(text: str, words: int) -> list[str]:
+    """Return the runs of so many words; of a shorter text, the whole of it."""
+    every = _WORD.findall(text)
+    if len(every) <= words:
+        return [" ".join(every)]
+    return [" ".join(run) for run in zip(*(every[i:] for i in range(words)), strict=False)]
+
+
+def _similarity(a: set[int], b: set[int]) -> float:
+    """Return the Jaccard similarity of two sketches: of all runs, or by the least of both."""
+    both = a & b
+    if len(a) < SKETCH and len(b) < SKETCH:
+        return len(both) / (len(a) + len(b) - len(both))
+    least: Sequence[int] = sorted(a | b)[:SKETCH]
+    return sum(value in both for value in least) / len(least)
