@@ -11,7 +11,7 @@ from engine import hookimpl
 @hookimpl
 def engine_stages() -> Sequence[Callable[..., Any]]:
     """Return the stages of this plugin, in the order of the pipeline."""
-    from engine_pink_elephant import planning, plans, revising, writing
+    from engine_pink_elephant import dedup, judging, outputs, planning, plans, revising, writing
 
     return [
         planning.topics,
@@ -22,5 +22,12 @@ def engine_stages() -> Sequence[Callable[..., Any]]:
         writing.dialogue,
         revising.critique,
         revising.revision,
-        revising.preferences,
+        revising.critique_revision,
+        revising.contrast,
+        judging.audit,
+        outputs.principle,
+        dedup.dedup,
+        outputs.preference,
+        outputs.sft,
+        outputs.kto,
     ]

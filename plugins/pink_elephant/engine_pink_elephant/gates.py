@@ -1,6 +1,7 @@
-"""The gates: each returns why a text cannot be used, as a short stable reason, or None.
+"""The gates: each returns why a text cannot be used, as a `Fault`, or None.
 
-They run in order of cost; a length bound comes first, so that no later one sees a megabyte.
+They run in order of cost; a length bound comes first, so that no later one sees a megabyte. None of
+them asks a model: what only a judge can say is in `judging`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,61 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from engine_pink_elephant import mentions, prose
+from engine_pink_elephant import language as languages
+from engine_pink_elephant import mentions, prose, terms
 from engine_pink_elephant.rows import Pair
 
-__all__ = ["Bands", "critique", "pair", "plan", "prose_fault", "revision", "term", "topic", "turn"]
+__all__ = [
+    "ADVICE",
+    "Bands",
+    "Fault",
+    "critique",
+    "pair",
+    "plan",
+    "prose_fault",
+    "revision",
+    "roles",
+    "term",
+    "topic",
+    "turn",
+    "wrong_language",
+]
 
 EXAMPLES = ("Nike", "Adidas", "Taj Mahal", "Ellora")
 """Terms of the prompts' own examples, which small models copy into what they write.
 
 Only such as seldom come up by themselves.
 """
+
+ADVICE = {
+    "bad_json": "it is not the JSON that was asked for",
+    "copied_example": "it speaks of an example, not of this conversation",
+    "coy_reference": "it points at what should be left out",
+    "desired_missing": "it does not name what to keep to",
+    "echo": "the agent has said that before",
+    "language_off": "it is in another language than the conversation",
+    "leaked_instructions": "it talks of these instructions",
+    "length_off": "it is too short or too long: keep the length of the turn",
+    "mentions_pink": "it still talks about what should be left out",
+    "names_pink": "it still names what should be left out",
+    "no_quote": "it quotes nothing of the turn",
+    "quote_not_found": "the turn has no such words: quote them exactly",
+    "quote_without_pink": "the quote does not name what should be left out",
+    "refusal": "it refuses or apologises: answer with what is wanted",
+    "repetitive": "it repeats itself",
+    "similarity_off": "it is not a revision of the turn: change what is needed, and no more",
+}
+"""Reason -> what a retry tells the model; a reason that is not here speaks for itself."""
+
+
+class Fault(NamedTuple):
+    """Why a text cannot be used."""
+
+    reason: str
+    """Short and stable: rejects are counted by it."""
+    span: str | None = None
+    """The part that shows why."""
+
 
 _DEBRIS = re.compile(  # of templates and of the prompts' layout
     r"\{\{[^{}]{0,40}\}\}|\{[a-z_]{2,30}\}|<\|"
@@ -52,90 +98,120 @@ _ASKS = re.compile(
     r"\?|\b(?:tell me|explain|compare|recommend|suggest|show me|let me know|i wonder)\b", re.I
 )
 _TERM = re.compile(r"[^\W_][\w .,'’&+#!/®-]*")  # noqa: RUF001
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def prose_fault(text: str, *, longest: int = 4000) -> str | None:
+def prose_fault(text: str, *, longest: int = 4000) -> Fault | None:
     """Return what makes a text unfit for any use: length, control characters, debris, a loop."""
+    text = str(text)
     if not text.strip():
-        return "empty"
+        return Fault("empty")
     if len(text) > longest:
-        return "too_long"
-    if any(char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs") for char in text):
-        return "unprintable"
-    if _DEBRIS.search(text):
-        return "debris"
-    return "repetitive" if prose.repeats(text) else None
+        return Fault("too_long", text[:80])
+    if found := _UNPRINTABLE.search(text):
+        return Fault("unprintable", repr(found[0]))
+    if found := _DEBRIS.search(text):
+        return Fault("debris", found[0])
+    return Fault("repetitive", text[-80:]) if prose.repeats(text) else None
 
 
-def term(text: str, *, words: int = 4) -> str | None:
+def term(text: str, *, words: int = 4, longest: int = 40) -> Fault | None:
     """Return why a text is no term or topic."""
-    if fault := prose_fault(text, longest=40):
+    if fault := prose_fault(text, longest=longest):
         return fault
     if len(text.split()) > words or not _TERM.fullmatch(text):
-        return "not_a_term"
+        return Fault("not_a_term", text)
     return None
 
 
-def topic(text: str, known: Collection[str]) -> str | None:
+def topic(text: str, known: Collection[str]) -> Fault | None:
     """Return why a text is no new topic; `known` holds the `key` of each."""
     if fault := term(text):
         return fault
-    return "topic_repeated" if key(text) in known else None
+    return Fault("topic_repeated", text) if key(text) in known else None
 
 
-def pair(made: Pair, known: Collection[tuple[str, ...]] = ()) -> str | None:
+def pair(made: Pair, known: Collection[tuple[str, ...]] = ()) -> Fault | None:
     """Return why two terms are no new pair; `known` holds the `pair_key` of each."""
-    if fault := term(made.desired) or term(made.pink):
+    size = {"words": 16, "longest": 120} if made.described else {}
+    if fault := term(made.desired, **size) or term(made.pink, **size):
         return fault
-    if key(made.desired) == key(made.pink):
-        return "same_term"
+    if terms.canonical(made.desired) == terms.canonical(made.pink):
+        return Fault("same_term", made.pink)
     if made.names_pink(made.desired) or made.names_desired(made.pink):
-        return "terms_overlap"
+        return Fault("terms_overlap", f"{made.desired} - {made.pink}")
     aliases_pink, aliases_desired = " / ".join(made.aliases_pink), " / ".join(made.aliases_desired)
     if made.names_desired(aliases_pink) or made.names_pink(aliases_desired):
-        return "aliases_overlap"
+        return Fault("aliases_overlap", f"{aliases_desired} - {aliases_pink}")
     if copied(made.desired) or copied(made.pink):
-        return "copied_example"
-    return "pair_repeated" if pair_key(made) in known else None
+        return Fault("copied_example", f"{made.desired} - {made.pink}")
+    return Fault("pair_repeated") if pair_key(made) in known else None
 
 
-def plan(text: str, of: Pair) -> str | None:
-    """Return why a text is no plan for a pair: it goes from the desired term to the pink one."""
+def plan(text: str, of: Pair) -> Fault | None:
+    """Return why a text is no plan for a pair: it goes from the desired term to the pink one.
+
+    Of a pair of descriptions only the prose is looked at.
+    """
     if fault := prose_fault(text) or foreign(text, of):
         return fault
-    if _PROMPTED.search(text):
-        return "debris"
+    if found := _PROMPTED.search(text):
+        return Fault("debris", found[0])
+    if of.described:
+        return None
     if not of.names_desired(text):
-        return "plan_without_desired"
-    return None if of.names_pink(text) else "plan_without_pink"
+        return Fault("plan_without_desired", text)
+    return None if of.names_pink(text) else Fault("plan_without_pink", text)
 
 
-def turn(text: str, at: int, turns: int, of: Pair) -> str | None:
-    """Return why a text cannot be turn `at` of a dialogue of so many turns."""
+def roles(said: Sequence[str], *, least: int = 4) -> Fault | None:
+    """Return `roles_off` unless the roles alternate from the user to the agent, `least` or more."""
+    if len(said) < least or list(said) != ["user", "assistant"] * (len(said) // 2):
+        return Fault("roles_off", " ".join(said)[:80])
+    return None
+
+
+def turn(text: str, at: int, turns: int, of: Pair, *, judged: bool = False) -> Fault | None:
+    """Return why a text cannot be turn `at` of a dialogue of so many turns.
+
+    Whether it mentions the pink term is not asked where that will be `judged`.
+    """
     if fault := prose_fault(text) or leak(text) or foreign(text, of):
         return fault
-    if at == turns - 1:
-        if _REFUSAL.search(text):
-            return "refusal"
-        return None if of.names_pink(text) else "reply_without_pink"
-    if at == turns - 2:
-        if not of.names_pink(text):
-            return "question_without_pink"
-        return None if _ASKS.search(text) else "question_not_asked"
-    if of.names_pink(text):
-        return "pink_too_early"
-    return "opening_without_desired" if at == 0 and not of.names_desired(text) else None
+    last = turns - 1
+    if at == last and (found := _REFUSAL.search(text)):
+        return Fault("refusal", found[0])
+    if at == last - 1 and not _ASKS.search(text):
+        return Fault("question_not_asked", text)
+    if not judged:
+        named = of.pink_in(text) if at < last - 1 else of.names_pink(text)
+        if at < last - 1 and named:
+            return Fault("pink_too_early", text)
+        if at >= last - 1 and not named:
+            return Fault("question_without_pink" if at < last else "reply_without_pink", text)
+    return None
 
 
-def critique(text: str, quotes: Sequence[str | None], of: Pair) -> str | None:
+def opening(texts: Sequence[str], of: Pair) -> Fault | None:
+    """Return `opening_without_desired` unless the desired term is named by the third turn."""
+    if of.described or any(of.names_desired(text) for text in texts[:3]):
+        return None
+    return Fault("opening_without_desired", texts[0])
+
+
+def critique(
+    text: str, quotes: Sequence[str | None], of: Pair, *, judged: bool = False
+) -> Fault | None:
     """Return why a text is no critique; a quote is None where the last turn has no such words."""
-    if fault := foreign(text, of):
+    if fault := prose_fault(text) or foreign(text, of):
         return fault
     if not quotes:
-        return "no_quote"
+        return Fault("no_quote", text)
     if quotes[0] is None:
-        return "quote_not_found"
-    return None if any(q and of.names_pink(q) for q in quotes) else "quote_without_pink"
+        return Fault("quote_not_found", text)
+    if judged or any(q and of.names_pink(q) for q in quotes):
+        return None
+    return Fault("quote_without_pink", quotes[0])
 
 
 class Bands(NamedTuple):
@@ -147,38 +223,57 @@ class Bands(NamedTuple):
 
 
 def revision(
-    text: str, original: str, earlier: Iterable[str], of: Pair, bands: Bands
-) -> str | None:
-    """Return why a text cannot stand in for the agent's last turn."""
+    text: str,
+    original: str,
+    earlier: Iterable[str],
+    of: Pair,
+    bands: Bands,
+    *,
+    judged: bool = False,
+) -> Fault | None:
+    """Return why a text cannot stand in for the agent's last turn.
+
+    Whether it mentions the pink term is not asked where that will be `judged`.
+    """
     if fault := prose_fault(text):
         return fault
-    if of.names_pink(text):
-        return "names_pink"
-    if not of.names_desired(text):
-        return "desired_missing"
-    if _REFUSAL.search(text):
-        return "refusal"
+    if not judged and (found := of.pink_in(text)):
+        return Fault("names_pink", found[0].form)
+    if not of.described and not of.names_desired(text):
+        return Fault("desired_missing")
+    if refused := _REFUSAL.search(text):
+        return Fault("refusal", refused[0])
     if fault := leak(text) or foreign(text, of):
         return fault
-    if _COY.search(text):
-        return "coy_reference"
+    if coy := _COY.search(text):
+        return Fault("coy_reference", coy[0])
     if any(key(text) == key(said) for said in earlier):
-        return "echo"
+        return Fault("echo", text)
     if not bands.length[0] <= len(text) / len(original) <= bands.length[1]:
-        return "length_off"
+        return Fault("length_off", f"{len(text)} characters, where the turn has {len(original)}")
     least, most = bands.similarity
-    return None if least <= prose.similarity(text, original) <= most else "similarity_off"
+    alike = prose.similarity(text, original)
+    return None if least <= alike <= most else Fault("similarity_off", f"{alike:.2f} alike")
 
 
-def leak(text: str) -> str | None:
+def leak(text: str) -> Fault | None:
     """Return `leaked_instructions` where a text talks of the task instead of doing it."""
-    return "leaked_instructions" if _LEAK.search(text) else None
+    found = _LEAK.search(text)
+    return Fault("leaked_instructions", found[0]) if found else None
 
 
-def foreign(text: str, of: Pair) -> str | None:
+def wrong_language(text: str, language: str | None) -> Fault | None:
+    """Return `language_off` where a text is not in the language (ISO 639-1; None: any will do)."""
+    if language is None or languages.is_in(text, language):
+        return None
+    return Fault("language_off", text[:80])
+
+
+def foreign(text: str, of: Pair) -> Fault | None:
     """Return `copied_example` where a text names a term of the prompts' examples, not its own."""
-    own = copied(of.desired) or copied(of.pink)
-    return "copied_example" if not own and copied(text) else None
+    if not copied(text) or copied(of.desired) or copied(of.pink):
+        return None
+    return Fault("copied_example", text)
 
 
 def copied(text: str) -> bool:
@@ -194,4 +289,4 @@ def key(text: str) -> str:
 
 def pair_key(of: Pair) -> tuple[str, ...]:
     """Return an unordered pair's key."""
-    return tuple(sorted((key(of.desired), key(of.pink))))
+    return terms.pair_key(of)

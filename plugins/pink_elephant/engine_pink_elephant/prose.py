@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from difflib import SequenceMatcher
 from itertools import islice
 
 from engine import Text
 
-__all__ = ["locate", "repeats", "sentence_at", "similarity", "whole"]
+__all__ = ["locate", "repeats", "sentence_at", "similarity", "tokens", "whole"]
 
 _END = re.compile(r"""[.!?…]["'”’)\]]*(?=\s|$)""")  # noqa: RUF001
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -35,7 +34,7 @@ def sentence_at(text: Text, place: int) -> Text:
 
 def locate(quote: str, text: Text) -> Text | None:
     """Return the slice of `text` that `quote` quotes; case, spaces and final marks are forgiven."""
-    words = quote.strip(" .,;:!?…").split()
+    words = str(quote).strip(' .,;:!?…"“”').split()
     if not words:
         return None
     found = re.search(r"\s+".join(map(re.escape, words)), text, re.IGNORECASE)
@@ -44,16 +43,23 @@ def locate(quote: str, text: Text) -> Text | None:
 
 def tokens(text: str) -> list[str]:
     """Return the words and marks of a text, in small letters."""
-    return _TOKEN.findall(text.casefold())
+    return _TOKEN.findall(str(text).casefold())
 
 
 def similarity(a: str, b: str) -> float:
-    """Return how much of two texts is the same, word by word: 0 nothing, 1 all."""
-    return SequenceMatcher(None, tokens(a), tokens(b), autojunk=False).ratio()
+    """Return how much of two texts is the same, word by word in order: 0 nothing, 1 all.
+
+    Twice the length of the longest common subsequence over both lengths.
+    """
+    from rapidfuzz.distance import Indel
+
+    return Indel.normalized_similarity(tokens(a), tokens(b))
 
 
 def repeats(text: str, *, size: int = 4, times: int = 3) -> bool:
     """Return whether some run of `size` words comes back `times` times: a loop, not prose."""
-    words = tokens(text)
-    runs = Counter(zip(*(words[i:] for i in range(size)), strict=False))
-    return max(runs.values(), default=0) >= times
+    words = str(text).casefold().split()
+    runs = list(zip(*(words[i:] for i in range(size)), strict=False))
+    if len(runs) - len(set(runs)) < times - 1:  # the usual case, and cheap
+        return False
+    return max(Counter(runs).values()) >= times

@@ -9,13 +9,14 @@ from pydantic import BaseModel, Field, PositiveInt
 
 from engine import Context, Text, stage
 from engine.chat import Chat, Message, Reply, Sampling
-from engine_pink_elephant import gates
+from engine_pink_elephant import gates, judging
 from engine_pink_elephant.prompts import SPEAKERS, one_of, prompt, templates, transcript, words
 from engine_pink_elephant.rows import Conversation, Pair, Plan
 
-__all__ = ["dialogue"]
+__all__ = ["Language", "dialogue"]
 
 Turns = Annotated[int, Field(ge=4, le=20, multiple_of=2)]
+Language = Annotated[str, Field(pattern="^[a-z]{2}$")]
 Role = Literal["user", "assistant"]
 FORCED_SENTENCES = 2
 """A small model that goes on from words of ours soon begins to ramble."""
@@ -40,30 +41,49 @@ async def dialogue(
     plan: Plan,
     *,
     llm: Chat,
+    judge: Chat | None = None,
     ctx: Context,
     mode: Literal["turns", "script"] | None = None,
     turns: Turns = 4,
     turn_tokens: PositiveInt = 64,
+    language: Language | None = "en",
 ) -> Conversation:
     """Write a dialogue that drifts from the desired term to a last turn that names the pink one.
 
-    `mode: turns` writes one turn after the other, the pink term banned before the user asks for
-    it: for small models, on endpoints that continue a prefix. `mode: script` asks for the whole as
-    JSON: for strong ones. Left out, it is `turns` where the endpoint continues a prefix, else
-    `script`. Where it does, the last attempt puts the last turn's first words in the agent's mouth;
-    such rows have the origin `forced_dialogue`.
-
-    A dialogue has `turns` turns (a script may have more) of at most `turn_tokens` tokens each.
+    - `judge`: says what mentions the pink term where that is a description, or ambiguous.
+    - `mode`: `turns` writes one turn after the other, the pink term banned before the user asks
+      for it: for small models, on endpoints that continue a prefix. `script` asks for the whole as
+      JSON: for strong ones. Left out, it is `turns` where the endpoint continues a prefix, else
+      `script`. Where it does, the last attempt puts the last turn's first words in the agent's
+      mouth; such rows have the origin `forced_dialogue`.
+    - `turns`: how many turns are asked for; a script may have more or less, but never less than 4.
+    - `turn_tokens`: the most tokens of a turn.
+    - `language`: what the dialogue must be in (ISO 639-1); `null` takes any.
     """
+    judged = judging.is_judged(pair, judge)
     forced = ctx.attempt == ctx.attempts > 1 and "prefix" in llm.can
     mode = mode or ("turns" if "prefix" in llm.can else "script")
     write = _by_turns if mode == "turns" else _as_script
-    return await write(pair, plan, llm, ctx, forced, turns, turn_tokens)
+    made, reply = await write(pair, plan, llm, ctx, forced, turns, turn_tokens, judged)
+    said = [turn.content for turn in made.dialogue]
+    fault = gates.wrong_language(" ".join(said), language)
+    if judged and judge is not None and not fault:
+        fault = await judging.dialogue_fault(judge, said, pair)
+    if fault:
+        reply.refuse(fault.reason, span=fault.span)
+    return made
 
 
 async def _by_turns(
-    pair: Pair, plan: Plan, llm: Chat, ctx: Context, forced: bool, turns: int, turn_tokens: int
-) -> Conversation:
+    pair: Pair,
+    plan: Plan,
+    llm: Chat,
+    ctx: Context,
+    forced: bool,
+    turns: int,
+    turn_tokens: int,
+    judged: bool,
+) -> tuple[Conversation, Reply]:
     messages = prompt("turns", turns=turns, desired=pair.desired, pink=pair.pink, plan=plan.plan)
     said: list[Message] = []
     for at in range(turns):
@@ -81,42 +101,54 @@ async def _by_turns(
             sampling=Sampling(max_tokens=turn_tokens, stop=("\n",), banned=banned),
         )
         text = words(reply, after=len(head), sentences=FORCED_SENTENCES if force else None)
-        if fault := gates.turn(text, at, turns, pair):
-            reply.refuse(fault)
         said.append(Message(role=role, content=text))
-    return Conversation(dialogue=tuple(said), origin="forced_dialogue" if forced else "model")
+        fault = gates.turn(text, at, turns, pair, judged=judged)
+        if at == 2 and not fault:
+            fault = gates.opening([turn.content for turn in said], pair)
+        if fault:
+            reply.refuse(fault.reason, span=fault.span)
+    origin = "forced_dialogue" if forced else "model"
+    return Conversation(tuple(said), (), Text(), llm.identity, origin), reply
 
 
 async def _as_script(
-    pair: Pair, plan: Plan, llm: Chat, ctx: Context, forced: bool, turns: int, turn_tokens: int
-) -> Conversation:
-    messages = prompt("script", turns=turns, desired=pair.desired, pink=pair.pink, plan=plan.plan)
+    pair: Pair,
+    plan: Plan,
+    llm: Chat,
+    ctx: Context,
+    forced: bool,
+    turns: int,
+    turn_tokens: int,
+    judged: bool,
+) -> tuple[Conversation, Reply]:
+    template = "script_described" if pair.described else "script"
+    call = prompt(template, turns=turns, desired=pair.desired, pink=pair.pink, plan=plan.plan)
     [reply] = await llm.complete(
-        messages,
+        call,
         sampling=Sampling(max_tokens=turns * (turn_tokens + 20)),
         schema=Script if "schema" in llm.can else None,
     )
     lines = reply.parse(Script).turns
     said = [Message(role=line.role, content=line.text.strip()) for line in lines]
-    if len(said) < 4 or [turn.role for turn in said] != ["user", "assistant"] * (len(said) // 2):
-        reply.refuse("roles_off")
-    *before, last = said
-    for at, turn in enumerate(before):
-        if fault := gates.turn(turn.content, at, len(said), pair):
-            reply.refuse(fault)
-    origin = "model"
-    fault = gates.turn(last.content, len(before), len(said), pair)
+    texts = [turn.content for turn in said]
+    last = len(said) - 1
+    fault = gates.roles([turn.role for turn in said]) or gates.opening(texts, pair)
+    for at, text in enumerate(texts[:-1]):
+        fault = fault or gates.turn(text, at, len(said), pair, judged=judged)
+    if fault:
+        reply.refuse(fault.reason, span=fault.span)
+    script, origin = reply.text, "model"
+    fault = gates.turn(texts[-1], last, len(said), pair, judged=judged)
     if fault and forced:
         opening = one_of("forced_dialogue", ctx.rng, pink=pair.pink)
-        reply = await continued(llm, before, opening, Sampling(max_tokens=turn_tokens))
-        last, origin = (
-            Message(role="assistant", content=words(reply, sentences=FORCED_SENTENCES)),
-            "forced_dialogue",
-        )
-        fault = gates.turn(last.content, len(before), len(said), pair)
+        reply = await continued(llm, said[:-1], opening, Sampling(max_tokens=turn_tokens))
+        text = words(reply, sentences=FORCED_SENTENCES)
+        said[-1] = Message(role="assistant", content=text)
+        call, script, origin = [], Text(), "forced_dialogue"
+        fault = gates.turn(text, last, len(said), pair, judged=judged)
     if fault:
-        reply.refuse(fault)
-    return Conversation(dialogue=(*before, last), origin=origin)
+        reply.refuse(fault.reason, span=fault.span)
+    return Conversation(tuple(said), tuple(call), script, llm.identity, origin), reply
 
 
 async def continued(
