@@ -11,13 +11,25 @@ from engine import hookimpl
 @hookimpl
 def engine_stages() -> Sequence[Callable[..., Any]]:
     """Return the stages of this plugin, in the order of the pipeline."""
-    from engine_pink_elephant import dedup, judging, outputs, planning, plans, revising, writing
+    from engine_pink_elephant import (
+        dedup,
+        judging,
+        outputs,
+        pairs,
+        plans,
+        registry,
+        revising,
+        splits,
+        topics,
+        writing,
+    )
 
     return [
-        planning.topics,
-        planning.pairs,
-        planning.aliases,
-        planning.unique_pairs,
+        topics.topics,
+        pairs.pairs,
+        pairs.aliases,
+        registry.unique_pairs,
+        splits.split,
         plans.plans,
         writing.dialogue,
         revising.critique,

@@ -1,58 +1,95 @@
-"""The reviewed file of topics and pairs."""
+"""Files of reviewed topics and pairs: YAML, JSON Lines or CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine import Text
 from engine.errors import InputError
-from engine_pink_elephant import gates
-from engine_pink_elephant.rows import Pair
+from engine_pink_elephant import gates, terms
+from engine_pink_elephant.rows import Kind, Pair
 
-__all__ = ["FILE", "Entry", "read"]
+__all__ = ["FILE", "TOPICS", "UNSAFE", "read"]
 
-FILE = Path(__file__).parent / "data" / "pairs.yaml"
-"""The file that is shipped."""
+_DATA = Path(__file__).parent / "data"
+FILE = _DATA / "pairs.yaml"
+"""The file of competitors that is shipped."""
+TOPICS = _DATA / "topics.yaml"
+"""The shipped file of pairs of the kind `topic`."""
+UNSAFE = _DATA / "unsafe.yaml"
+"""The shipped file of pairs of the kind `unsafe`."""
 
-Name = Annotated[str, Field(min_length=1, max_length=60)]
+
+def _listed(value: Any) -> Any:
+    """Return the names in one cell of a CSV file, parted by `;`."""
+    return [name for name in map(str.strip, value.split(";")) if name] if _is(value) else value
+
+
+def _is(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=120)]
+Aliases = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
 
 
 class ReviewedPair(BaseModel):
-    """A pair as the file has it."""
+    """A pair as a file has it."""
 
     model_config = ConfigDict(extra="forbid")
 
     desired: Name
     pink: Name
-    aliases_desired: tuple[Name, ...] = ()
-    aliases_pink: tuple[Name, ...] = ()
+    aliases_desired: Aliases = ()
+    aliases_pink: Aliases = ()
     case_sensitive: bool = False
     ambiguous: bool = False
+    kind: Kind = "competitor"
     why: str = ""
 
 
+class Line(ReviewedPair):
+    """A pair as a line of JSON or CSV has it."""
+
+    topic: Name
+
+
 class Entry(BaseModel):
-    """A topic and its pairs as the file has them."""
+    """A topic and its pairs as YAML has them."""
 
     model_config = ConfigDict(extra="forbid")
 
     topic: Name
+    kind: Kind = "competitor"
+    """Of those of its pairs that do not say theirs."""
     pairs: tuple[ReviewedPair, ...] = ()
 
 
-_ENTRIES = TypeAdapter(list[Entry])
+class _Found(NamedTuple):
+    """A topic, or one of its pairs, and the line where it stands."""
+
+    line: int
+    topic: str
+    pair: ReviewedPair | None
+
+
+class _Wrong(Exception):
+    """What is wrong with a line of a file."""
 
 
 def read(file: Path) -> Mapping[Text, Sequence[Pair]]:
-    """Return the pairs of each topic, in the file's order.
+    """Return the pairs of each topic, in the file's order; by its suffix it is JSON Lines
+    (`.jsonl`), CSV (`.csv`) or YAML.
 
-    Raises InputError, naming the file and the place, for a file that is not of this form and for
+    Raises InputError, naming the file and the line, for a file that is not of this form and for
     a pair that the gates would refuse.
     """
     try:
@@ -63,21 +100,100 @@ def read(file: Path) -> Mapping[Text, Sequence[Pair]]:
 
 @lru_cache(maxsize=4)  # each topic asks for its own pairs
 def _read(file: Path, _changed: int) -> Mapping[Text, Sequence[Pair]]:
-    try:
-        entries = _ENTRIES.validate_python(yaml.safe_load(file.read_text("utf-8")))
-    except (UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-        raise InputError(f"{file}: no list of topics and pairs: {error}") from error
-    read: dict[Text, list[Pair]] = {}
+    readers = {".jsonl": _json_lines, ".csv": _csv_lines}
+    found: dict[Text, list[Pair]] = {}
     known: set[tuple[str, ...]] = set()
-    for entry in entries:
-        pairs = read.setdefault(_leaf(entry.topic, file), [])
-        for item in entry.pairs:
+    try:
+        text = file.read_text("utf-8-sig")
+        for line, topic, item in readers.get(file.suffix.lower(), _yaml)(text):
+            pairs = found.setdefault(_leaf(topic, file), [])
+            if item is None:
+                continue
             pair = _pair(item, file)
-            if fault := gates.pair(pair, known):
-                raise InputError(f"{file}: {item.desired} - {item.pink}: {fault}")
+            fault = gates.pair(pair)
+            reason = fault.reason if fault else None
+            if not reason and terms.pair_key(pair) in known:
+                reason = "pair_repeated"
+            if reason:
+                raise _Wrong(f"line {line}: {item.desired} - {item.pink}: {reason}")
             pairs.append(pair)
-            known.add(gates.pair_key(pair))
-    return read
+            known.add(terms.pair_key(pair))
+    except (_Wrong, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: no topics and pairs: {error}") from error
+    return found
+
+
+def _yaml(text: str) -> Iterator[_Found]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        root = loader.get_single_node()
+        entries = loader.construct_document(root) if root else []
+    except yaml.YAMLError as error:
+        raise _Wrong(" ".join(str(error).split())) from error
+    finally:
+        loader.dispose()
+    if not isinstance(entries, list):
+        raise _Wrong("line 1: a list of topics (`- topic: ...`) was expected")
+    for entry, node in zip(entries, root.value if root else (), strict=True):
+        try:
+            made = Entry.model_validate(entry)
+        except ValidationError as error:
+            where, said = _first(error)
+            raise _Wrong(f"line {_line(node, where)}: {said}") from None
+        yield _Found(_line(node, ()), made.topic, None)
+        for at, pair in enumerate(made.pairs):
+            if "kind" not in pair.model_fields_set:
+                pair = pair.model_copy(update={"kind": made.kind})
+            yield _Found(_line(node, ("pairs", at)), made.topic, pair)
+
+
+def _json_lines(text: str) -> Iterator[_Found]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _Wrong(f"line {number}: no JSON: {error}") from None
+            yield _of_line(number, value)
+
+
+def _csv_lines(text: str) -> Iterator[_Found]:
+    reader = csv.DictReader(text.splitlines(), strict=True)
+    for row in reader:
+        if None in row or None in row.values():
+            raise _Wrong(
+                f"line {reader.line_num}: it has not as many cells as the first line has columns"
+            )
+        yield _of_line(reader.line_num, {name: cell for name, cell in row.items() if cell})
+
+
+def _of_line(number: int, value: Any) -> _Found:
+    try:
+        made = Line.model_validate(value)
+    except ValidationError as error:
+        raise _Wrong(f"line {number}: {_first(error)[1]}") from None
+    return _Found(number, made.topic, made)
+
+
+def _first(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
+    """Return where the first fault is, and what it is."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    given = "" if fault["type"] == "missing" else f", not {fault['input']!r}"
+    return fault["loc"], f"{where + ': ' if where else ''}{fault['msg']}{given}"
+
+
+def _line(node: yaml.Node, where: Sequence[int | str]) -> int:
+    """Return the line of a value in a YAML node, or of the innermost that is there."""
+    for part in where:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+        elif isinstance(node, yaml.MappingNode):
+            inner = [value for key, value in node.value if key.value == part]
+            if not inner:
+                break
+            [node, *_] = inner
+    return int(node.start_mark.line) + 1
 
 
 def _pair(item: ReviewedPair, file: Path) -> Pair:
@@ -88,7 +204,7 @@ def _pair(item: ReviewedPair, file: Path) -> Pair:
         aliases_pink=tuple(_leaf(alias, file) for alias in item.aliases_pink),
         case_sensitive=item.case_sensitive,
         ambiguous=item.ambiguous,
-        kind="competitor",
+        kind=item.kind,
         why=_leaf(item.why, file),
         pair_origin="reviewed",
     )

@@ -1,0 +1,121 @@
+"""Lists that a model is asked for, in several calls: of topics, and of pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from engine import Reject, Text
+from engine.chat import Chat, Message, Sampling
+from engine.errors import InputError
+from engine.text import TextError, find_json, parse_json
+from engine_pink_elephant.prompts import prompt
+
+__all__ = ["Mode", "Search", "chosen", "known", "lines", "needed", "objects", "tokens"]
+
+Mode = Literal["lines", "json"]
+KNOWN = 60
+"""The most entries that a prompt names as known: it stays short, however long the list."""
+
+_NUMBER = re.compile(r"(?:\d{1,3}[.)]|[-*•])\s+")
+
+
+def chosen(mode: Mode | None, llm: Chat) -> Mode:
+    """Return the mode; where none is given, lines if the endpoint keeps to grammars."""
+    if mode is None:
+        mode = "json" if "schema" in llm.can and "grammar" not in llm.can else "lines"
+    return mode
+
+
+class Search:
+    """The search for `count` new entries: it yields how many to ask for, until they are found.
+
+    It gives up after `calls` calls; left out, three times as many as would do if each entry were
+    new, and two.
+    """
+
+    def __init__(self, count: int, per_call: int, calls: int | None) -> None:
+        self.count, self.per_call, self.found, self.spent = count, per_call, 0, 0
+        self.calls = calls or 3 * -(-count // per_call) + 2
+
+    def __iter__(self) -> Iterator[int]:
+        while self.found < self.count and self.spent < self.calls:
+            self.spent += 1
+            yield min(self.per_call, self.count - self.found)
+
+    def missing(self, reason: str) -> Iterator[Reject]:
+        """Yield a Reject for each entry that was not found."""
+        span = f"{self.spent} calls gave {self.found} of {self.count}"
+        return (Reject(reason, span=span) for _ in range(self.count - self.found))
+
+
+def known(told: Sequence[Text]) -> Text:
+    """Return the last entries for the end of a prompt."""
+    return Text("; ").join(told[-KNOWN:]) or Text("none")
+
+
+async def lines(
+    llm: Chat, name: str, told: Sequence[Text], wanted: int, line: str, **values: Text
+) -> list[Text]:
+    """Return the lines of a list, [] if there is none; `line` is the grammar of one.
+
+    What is known stands before as an answer to the same question: small models do not understand
+    "not these".
+    """
+    messages = prompt(name, count=wanted, **values)
+    if told := told[-KNOWN:]:
+        answer = Message(role="assistant", content=Text("\n").join(told))
+        messages = [*prompt(name, count=len(told), **values), answer, messages[-1]]
+    grammar = f'root ::= line ("\\n" line){{{wanted - 1}}}\nline ::= {line}'
+    [reply] = await llm.complete(
+        messages,
+        sampling=Sampling(max_tokens=24 * wanted),
+        grammar=grammar if "grammar" in llm.can else None,
+    )
+    found = [line.strip() for line in reply.text[: 200 * wanted].split("\n") if line.strip()]
+    if reply.finish == "length":
+        found = found[:-1]  # cut in the middle
+    return [
+        line[number.end() :] if (number := _NUMBER.match(line)) else line for line in found[:wanted]
+    ]
+
+
+async def objects(
+    llm: Chat, messages: Sequence[Message], schema: type[BaseModel], most: int, wanted: int
+) -> list[Mapping[str, Any]]:
+    """Return the objects of the list in a JSON reply, [] if there is none.
+
+    Of a reply that was cut short, the whole ones. `most` are the tokens of one object.
+    """
+    [reply] = await llm.complete(
+        messages,
+        sampling=Sampling(max_tokens=40 + most * wanted),
+        schema=schema if "schema" in llm.can else None,
+    )
+    text = reply.text
+    if reply.finish == "length":
+        text = text[: text.rfind("}") + 1] + "]}"
+    try:
+        value = parse_json(find_json(text))
+    except TextError:
+        return []
+    if isinstance(value, dict):  # {"topics": [...]}; without a schema, it may come by another name
+        value = next((inner for inner in value.values() if isinstance(inner, list)), [])
+    return [item for item in value[:wanted] if isinstance(item, dict)]
+
+
+def tokens(messages: Sequence[Message]) -> int:
+    """Return roughly how many tokens messages have: four characters each."""
+    return sum(len(message.content) for message in messages) // 4
+
+
+def needed(llm: Chat | None, parameter: str) -> Chat:
+    """Return the model. Raises InputError where there is none to make what is asked for."""
+    if llm is None:
+        raise InputError(
+            f"{parameter!r} asks for new ones, which a model makes: give `llm`, or {parameter}: 0"
+        )
+    return llm
