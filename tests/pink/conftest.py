@@ -7,8 +7,8 @@ import pytest
 from engine_pink_elephant.rows import Pair, Plan
 
 from engine import BadReply, Context, Text
-from engine.chat import Answer, Chat
-from engine.services import MemoryCalls
+from engine.chat import Answer, Chat, Message
+from engine.services import MemoryCalls, Refusal
 from engine.testing import FakeChat
 
 T = TypeVar("T")
@@ -32,9 +32,11 @@ def attempted() -> Callable[..., Awaitable[Any]]:
     async def attempted(
         endpoint: FakeChat, call: Callable[[Chat, Context], Awaitable[T]], attempts: int = 3
     ) -> T:
-        calls = MemoryCalls()
+        calls, refused = MemoryCalls(), list[Refusal]()
         for attempt in range(1, attempts + 1):
-            ctx = Context("stage", "row", attempt=attempt, attempts=attempts, calls=calls)
+            ctx = Context(
+                "stage", "row", attempt=attempt, attempts=attempts, calls=calls, refused=refused
+            )
             try:
                 return await call(endpoint.bind(ctx), ctx)
             except BadReply as refused:
@@ -66,3 +68,27 @@ def plan() -> Plan:
         opening=Text("I am thinking about tea."),
         shift=Text("What about coffee"),
     )
+
+
+@pytest.fixture(scope="session")
+def said() -> Callable[..., tuple[Message, ...]]:
+    """A dialogue of the given turns, each from a source of its own."""
+
+    def said(*turns: str) -> tuple[Message, ...]:
+        roles: tuple[Any, ...] = ("user", "assistant")
+        return tuple(
+            Message(role=roles[at % 2], content=Text.leaf(turn, f"turn{at}"))
+            for at, turn in enumerate(turns)
+        )
+
+    return said
+
+
+@pytest.fixture(scope="session")
+def sources() -> Callable[[Text], list[str]]:
+    """The leaf operations that made a text's characters, in order."""
+
+    def sources(text: Text) -> list[str]:
+        return [span.leaf.origin.op for span in text.spans() if span.leaf.origin]
+
+    return sources

@@ -12,6 +12,10 @@ BANDS = gates.Bands(similarity=(0.1, 0.95), length=(0.4, 2.5))
 ORIGINAL = "Yes, coffee is a good choice for the morning."
 
 
+def reason(fault: gates.Fault | None) -> str | None:
+    return fault.reason if fault else None
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -33,7 +37,7 @@ ORIGINAL = "Yes, coffee is a good choice for the morning."
     ],
 )
 def test_prose(text: str, fault: str | None) -> None:
-    assert gates.prose_fault(text) == fault
+    assert reason(gates.prose_fault(text)) == fault
 
 
 @pytest.mark.parametrize(
@@ -50,7 +54,7 @@ def test_prose(text: str, fault: str | None) -> None:
     ],
 )
 def test_topic(text: str, fault: str | None) -> None:
-    assert gates.topic(text, {gates.key("hot drinks")}) == fault
+    assert reason(gates.topic(text, {gates.key("hot drinks")})) == fault
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,8 @@ def test_topic(text: str, fault: str | None) -> None:
 )
 def test_pair(pair: Pair, changes: dict[str, str], fault: str | None) -> None:
     made = replace(pair, **changes)
-    assert gates.pair(made, {("water", "wine")}) == fault
+    known = {gates.pair_key(replace(pair, desired=Text("water"), pink=Text("wine")))}
+    assert reason(gates.pair(made, known)) == fault
 
 
 @pytest.mark.parametrize(
@@ -85,14 +90,14 @@ def test_pair(pair: Pair, changes: dict[str, str], fault: str | None) -> None:
     ],
 )
 def test_plan(pair: Pair, text: str, fault: str | None) -> None:
-    assert gates.plan(text, pair) == fault
+    assert reason(gates.plan(text, pair)) == fault
 
 
 @pytest.mark.parametrize(
     ("at", "text", "fault"),
     [
         (0, "I like green teas.", None),
-        (0, "I like water.", "opening_without_desired"),
+        (0, "I like water.", None),
         (0, "I like tea, but also a latte.", "pink_too_early"),
         (1, "Try nikes.", "copied_example"),
         (1, "The reply should be short.", "leaked_instructions"),
@@ -107,7 +112,73 @@ def test_plan(pair: Pair, text: str, fault: str | None) -> None:
     ],
 )
 def test_turn(pair: Pair, at: int, text: str, fault: str | None) -> None:
-    assert gates.turn(text, at, 6, pair) == fault
+    assert reason(gates.turn(text, at, 6, pair)) == fault
+
+
+@pytest.mark.parametrize(
+    ("texts", "fault"),
+    [
+        (["I like tea."], None),
+        (["I like water.", "Why?", "Green tea is better."], None),
+        (["I like water.", "Why?", "It is cold.", "Tea is hot."], "opening_without_desired"),
+    ],
+)
+def test_opening(pair: Pair, texts: list[str], fault: str | None) -> None:
+    assert reason(gates.opening(texts, pair)) == fault
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        (["user", "assistant"] * 2, None),
+        (["user", "assistant"], "roles_off"),
+        (["user", "assistant", "user"], "roles_off"),
+        (["assistant", "user"] * 2, "roles_off"),
+        (["user", "user", "assistant", "assistant"], "roles_off"),
+    ],
+)
+def test_roles(said: list[str], fault: str | None) -> None:
+    assert reason(gates.roles(said)) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("Green tea is mild and cheap, and you can drink it all day.", None),
+        (
+            "Gr\u00fcner Tee ist mild und billig, und man kann ihn den ganzen Tag trinken.",
+            "language_off",
+        ),
+        (
+            "Le th\u00e9 vert est doux et pas cher, on peut en boire toute la journ\u00e9e.",
+            "language_off",
+        ),
+        (
+            "\u7eff\u8336\u5f88\u6e29\u548c\uff0c\u4e5f\u5f88\u4fbf\u5b9c\uff0c\u4f60\u53ef\u4ee5\u6574\u5929\u559d\u5b83\uff0c\u8fd9\u5bf9\u8eab\u4f53\u5f88\u597d\u3002",
+            "language_off",
+        ),
+        ("OK!", None),
+    ],
+)
+def test_language(text: str, fault: str | None) -> None:
+    assert reason(gates.wrong_language(text, "en")) == fault
+    assert gates.wrong_language(text, None) is None
+
+
+def test_a_description_is_left_to_the_judge(pair: Pair) -> None:
+    garden = replace(pair, kind="topic", desired=Text("gardening"), pink=Text("medicines"))
+    assert gates.turn("I drink tea.", 0, 4, garden, judged=True) is None
+    assert gates.opening(["I drink tea."] * 4, garden) is None
+    assert gates.plan("Soil, and then an aching back.", garden) is None
+    assert gates.critique("It goes into pills.", ["pills"], garden, judged=True) is None
+    text = "Yes, mint is a good choice for the morning."
+    assert gates.revision(text, ORIGINAL, [], garden, BANDS, judged=True) is None
+
+
+def test_every_fault_of_a_reply_has_advice_for_the_retry(pair: Pair) -> None:
+    fault = gates.revision("Yes, a latte is a good choice.", ORIGINAL, [], pair, BANDS)
+    assert fault == ("names_pink", "latte")
+    assert fault.reason in gates.ADVICE
 
 
 @pytest.mark.parametrize(
@@ -121,7 +192,7 @@ def test_turn(pair: Pair, at: int, text: str, fault: str | None) -> None:
     ],
 )
 def test_critique(pair: Pair, quotes: list[str | None], fault: str | None) -> None:
-    assert gates.critique("It names coffee.", quotes, pair) == fault
+    assert reason(gates.critique("It names coffee.", quotes, pair)) == fault
 
 
 @pytest.mark.parametrize(
@@ -144,14 +215,14 @@ def test_critique(pair: Pair, quotes: list[str | None], fault: str | None) -> No
 )
 def test_revision(pair: Pair, text: str, fault: str | None) -> None:
     earlier = ["What is tea?", "Tea is what people drink."]
-    assert gates.revision(text, ORIGINAL, earlier, pair, BANDS) == fault
+    assert reason(gates.revision(text, ORIGINAL, earlier, pair, BANDS)) == fault
 
 
 def test_a_revision_must_differ(pair: Pair) -> None:
     tea_for_coffee = replace(pair, desired=Text("choice"))
     bands = BANDS._replace(similarity=(0.1, 0.8))
     text = ORIGINAL.replace("coffee", "it")
-    assert gates.revision(text, ORIGINAL, [], tea_for_coffee, bands) == "similarity_off"
+    assert reason(gates.revision(text, ORIGINAL, [], tea_for_coffee, bands)) == "similarity_off"
 
 
 def test_what_needs_the_example_terms_may_name_them(pair: Pair) -> None:
