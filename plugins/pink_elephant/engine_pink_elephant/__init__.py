@@ -12,6 +12,7 @@ from engine import hookimpl
 def engine_stages() -> Sequence[Callable[..., Any]]:
     """Return the stages of this plugin, in the order of the pipeline."""
     from engine_pink_elephant import (
+        browse,
         dedup,
         judging,
         outputs,
@@ -42,4 +43,5 @@ def engine_stages() -> Sequence[Callable[..., Any]]:
         outputs.preference,
         outputs.sft,
         outputs.kto,
+        browse.browse,
     ]
