@@ -32,10 +32,10 @@ def attempted() -> Callable[..., Awaitable[Any]]:
     async def attempted(
         endpoint: FakeChat, call: Callable[[Chat, Context], Awaitable[T]], attempts: int = 3
     ) -> T:
-        calls, refused = MemoryCalls(), list[Refusal]()
+        calls, earlier = MemoryCalls(), list[Refusal]()
         for attempt in range(1, attempts + 1):
             ctx = Context(
-                "stage", "row", attempt=attempt, attempts=attempts, calls=calls, refused=refused
+                "stage", "row", attempt=attempt, attempts=attempts, calls=calls, refused=earlier
             )
             try:
                 return await call(endpoint.bind(ctx), ctx)
