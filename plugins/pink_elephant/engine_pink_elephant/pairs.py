@@ -106,7 +106,7 @@ async def pairs(
             if made is None:
                 yield Reject("not_a_pair", span=said)
             elif fault := gates.pair(made):
-                yield Reject(fault.reason, span=fault.span)
+                yield Reject(fault.reason, span=fault.span or said)
             elif terms.pair_key(made) in known:
                 yield Reject("pair_repeated", span=said)
             else:

@@ -127,26 +127,30 @@ def _clusters(rows: Sequence[TopicPair]) -> list[list[int]]:
 def _nearest(sizes: Sequence[int], target: float, most: int) -> set[int]:
     """Return the numbers of some sizes, one at least and `most` at most, whose sum is nearest.
 
-    All sums are tried at once, as the bits of an int. Where the nearest takes more than `most`,
-    the largest are looked at alone.
+    All sums are tried at once, as the bits of an int; only where the nearest needs too many sizes,
+    one after the other.
     """
-    tried = sorted(range(len(sizes)), key=lambda number: -sizes[number])[:most]
-    for numbers in (range(len(sizes)), sorted(tried)):
-        sums = [1]
-        for number in numbers:
-            sums.append(sums[-1] | sums[-1] << sizes[number])
-        total = sums[-1].bit_length() - 1
-        best = min(
-            (s for s in range(1, total + 1) if sums[-1] >> s & 1), key=lambda s: abs(s - target)
-        )
-        taken = set()
-        for number, before in reversed([*zip(numbers, sums, strict=False)]):
-            if not before >> best & 1:
-                taken.add(number)
-                best -= sizes[number]
-        if len(taken) <= most:
-            break
-    return taken
+
+    def nearest(totals: Iterable[int]) -> int:
+        return min((total for total in totals if total), key=lambda total: abs(total - target))
+
+    sums = [1]
+    for size in sizes:
+        sums.append(sums[-1] | sums[-1] << size)
+    best = nearest(at for at in range(sums[-1].bit_length()) if sums[-1] >> at & 1)
+    taken = set()
+    for number in reversed(range(len(sizes))):
+        if not sums[number] >> best & 1:
+            taken.add(number)
+            best -= sizes[number]
+    if len(taken) <= most:
+        return taken
+    fewest: dict[int, set[int]] = {0: set()}
+    for number, size in enumerate(sizes):
+        for total, some in [*fewest.items()]:
+            if len(some) < min(most, len(fewest.get(total + size, sizes))):
+                fewest[total + size] = some | {number}
+    return fewest[nearest(fewest)]
 
 
 def _crossing(rows: Sequence[TopicPair], parts: Parts) -> dict[int, str]:
