@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -30,11 +31,9 @@ UNSAFE = _DATA / "unsafe.yaml"
 
 def _listed(value: Any) -> Any:
     """Return the names in one cell of a CSV file, parted by `;`."""
-    return [name for name in map(str.strip, value.split(";")) if name] if _is(value) else value
-
-
-def _is(value: Any) -> bool:
-    return isinstance(value, str)
+    if not isinstance(value, str):
+        return value
+    return [name for name in map(str.strip, value.split(";")) if name]
 
 
 Name = Annotated[str, Field(min_length=1, max_length=120)]
@@ -118,7 +117,7 @@ def _read(file: Path, _changed: int) -> Mapping[Text, Sequence[Pair]]:
                 raise _Wrong(f"line {line}: {item.desired} - {item.pink}: {reason}")
             pairs.append(pair)
             known.add(terms.pair_key(pair))
-    except (_Wrong, UnicodeDecodeError, csv.Error) as error:
+    except (_Wrong, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no topics and pairs: {error}") from error
     return found
 
@@ -158,13 +157,14 @@ def _json_lines(text: str) -> Iterator[_Found]:
 
 
 def _csv_lines(text: str) -> Iterator[_Found]:
-    reader = csv.DictReader(text.splitlines(), strict=True)
-    for row in reader:
-        if None in row or None in row.values():
-            raise _Wrong(
-                f"line {reader.line_num}: it has not as many cells as the first line has columns"
-            )
-        yield _of_line(reader.line_num, {name: cell for name, cell in row.items() if cell})
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise _Wrong(f"line {reader.line_num}: it has not as many cells as the first line")
+            yield _of_line(reader.line_num, {name: cell for name, cell in row.items() if cell})
+    except csv.Error as error:
+        raise _Wrong(f"line {reader.line_num}: {error}") from None
 
 
 def _of_line(number: int, value: Any) -> _Found:
