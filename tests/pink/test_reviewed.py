@@ -97,7 +97,7 @@ def test_a_users_file_says_the_same_in_each_form(tmp_path: Path, name: str, text
         ("a.csv", "topic,desired,pink\ntea,green tea", "line 2: it has not as many cells"),
         ("a.csv", "topic,desired,pink\ntea,green tea,black tea,x", "line 2: it has not as many cells"),
         ("a.csv", "topic,desired\ntea,green tea", "line 2: pink: Field required"),
-        ("a.csv", 'topic,desired,pink\ntea,"green', "line 2: unexpected end"),
+        ("a.csv", 'topic,desired,pink\ntea,"green', "after line 1: unexpected end"),
         ("a.csv", "topic,desired,pink,ambiguous\ntea,green tea,black tea,maybe", "line 2: ambiguous: .*not 'maybe'"),
     ],
 )  # fmt: skip

@@ -67,9 +67,13 @@ class TestPink(PluginContract):
         return {
             "pink.topics": Example(count=1, llm=FakeChat(["birds"])),
             "pink.pairs": Example(
-                [{"topic": "hot drinks"}], per_topic=1, llm=FakeChat(["coffee - tea"])
+                [{"topic": "hot drinks"}], per_topic=1, llm=FakeChat(["mead - cider"])
             ),
-            "pink.aliases": Example(row(PAIR), llm=FakeChat([NAMES])),
+            "pink.aliases": Example(row(PAIR, why=""), llm=FakeChat([NAMES])),
+            "pink.unique_pairs": Example(row(PAIR)),
+            "pink.split": Example(
+                [*row(PAIR), *row(PAIR, topic="pets", desired="cats", pink="dogs")], validation=0
+            ),
             "pink.plans": Example(
                 row(PAIR), per_pair=1, llm=FakeChat([" Then the user asks about coffee."])
             ),

@@ -164,7 +164,7 @@ def _csv_lines(text: str) -> Iterator[_Found]:
                 raise _Wrong(f"line {reader.line_num}: it has not as many cells as the first line")
             yield _of_line(reader.line_num, {name: cell for name, cell in row.items() if cell})
     except csv.Error as error:
-        raise _Wrong(f"line {reader.line_num}: {error}") from None
+        raise _Wrong(f"after line {reader.line_num}: {error}") from None
 
 
 def _of_line(number: int, value: Any) -> _Found:
