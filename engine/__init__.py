@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         StageError,
         StoreError,
     )
+    from engine.estimates import Estimate, plan_of
     from engine.events import DeadLetter, Event, RunEnded, RunStarted, StageEnded
     from engine.hookspecs import hookimpl
     from engine.resources import Needs, Resource, resource
@@ -55,6 +56,7 @@ _HOMES = {
         "StageError",
         "StoreError",
     ),
+    "engine.estimates": ("Estimate", "plan_of"),
     "engine.events": ("DeadLetter", "Event", "RunEnded", "RunStarted", "StageEnded"),
     "engine.hookspecs": ("hookimpl",),
     "engine.resources": ("Needs", "Resource", "resource"),
@@ -85,6 +87,7 @@ __all__ = [
     "DefinitionError",
     "Dialogue",
     "EngineError",
+    "Estimate",
     "Event",
     "InputError",
     "InputFile",
@@ -111,6 +114,7 @@ __all__ = [
     "fields_of",
     "hookimpl",
     "open",
+    "plan_of",
     "resource",
     "run",
     "stage",
