@@ -193,10 +193,12 @@ class Reply:
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            self.refuse(
-                f"bad_{'_'.join(str(p) for p in first['loc'] if isinstance(p, str)) or 'json'}"
-            )
+            place = [  # of a union, pydantic tells the member that was tried, too
+                part
+                for part in error.errors()[0]["loc"]
+                if isinstance(part, str) and part.isidentifier()
+            ]
+            self.refuse(f"bad_{'_'.join(place) or 'json'}")
 
 
 class Chat(Resource, Protocol):

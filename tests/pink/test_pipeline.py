@@ -14,15 +14,16 @@ PIPELINE = """
 resources:
   writer: {use: fixture.chat, with: {file: replies.jsonl}}
 stages:
-  topics:   {use: pink.topics, with: {llm: writer, reviewed_topics: 1, count: 2}}
-  pairs:    {use: pink.pairs, with: {llm: writer, reviewed_pairs: 1, per_topic: 3}}
+  topics:   {use: pink.topics, with: {llm: writer, reviewed_topics: 1, count: 2, calls: 1}}
+  pairs:    {use: pink.pairs, with: {llm: writer, reviewed_pairs: 1, per_topic: 3, calls: 1}}
   aliases:  {use: pink.aliases, with: {llm: writer}}
   unique:   {use: pink.unique_pairs}
   plans:    {use: pink.plans, with: {llm: writer, per_pair: 2}}
   dialogue: {use: pink.dialogue, with: {llm: writer, mode: script}}
   critique: {use: pink.critique, with: {llm: writer}}
   revision: {use: pink.revision, with: {llm: writer}}
-  rows:     {use: pink.preferences}
+  principle: {use: pink.principle}
+  rows:     {use: pink.preference}
 """
 
 
@@ -57,6 +58,7 @@ def replies(**changed: str) -> str:
         r"Wanted: tea.*\nCritique:": "It is nice. Many people love tea for its character.",
         r"Wanted: swan.*\nCritique:": "It is nice. Many people love a gander for its character.",
         r"Wanted: ": " speak of what is wanted.",
+        r"^That will not do": "It is nice. Many people love a gander for its character.",
         r"^A friend told me about a goose": " and so is a gander, in each and every way.",
     } | changed
     return "".join(json.dumps({"match": m, "reply": r}) + "\n" for m, r in lines.items())
@@ -70,8 +72,8 @@ async def test_counts_close_and_reasons_are_named(
         rows = [row async for row in run]
     stages = run.summary.stages
     assert {key: dict(c.reasons) for key, c in stages.items() if c.reasons} == {
-        "topics": {"topic_repeated": 1},
-        "pairs": {"pair_repeated": 2, "same_term": 1, "not_a_pair": 1},
+        "topics": {"topic_repeated": 1, "too_few_topics": 1},
+        "pairs": {"pair_repeated": 2, "same_term": 1, "not_a_pair": 1, "too_few_pairs": 4},
         "unique": {"pair_repeated": 1},
         "revision": {"names_pink": 2},
     }
