@@ -13,6 +13,7 @@ def engine_stages() -> Sequence[Callable[..., Any]]:
     """Return the stages of this plugin, in the order of the pipeline."""
     from engine_pink_elephant import (
         browse,
+        card,
         dedup,
         judging,
         outputs,
@@ -43,5 +44,6 @@ def engine_stages() -> Sequence[Callable[..., Any]]:
         outputs.preference,
         outputs.sft,
         outputs.kto,
+        card.card,
         browse.browse,
     ]
