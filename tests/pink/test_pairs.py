@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from engine_pink_elephant import gates, reviewed, terms
+from engine_pink_elephant import gates, naming, reviewed
 from engine_pink_elephant.pairs import aliases, pairs
 from engine_pink_elephant.rows import Pair
 from hypothesis import given, settings
@@ -183,5 +183,5 @@ async def test_whatever_the_model_says_all_that_were_wanted_are_accounted_for(
     rows = await made("birds", scripted(replies), per_topic=3, calls=2, mode=mode)
     found = [row for row in rows if isinstance(row, Pair)]
     assert len(found) + reasons(rows)["too_few_pairs"] == 3
-    assert len({terms.pair_key(pair) for pair in found}) == len(found)
+    assert len({naming.pair_key(pair) for pair in found}) == len(found)
     assert not any(map(gates.pair, found))

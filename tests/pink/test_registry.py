@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import pytest
-from engine_pink_elephant import mentions, terms
+from engine_pink_elephant import mentions, naming
 from engine_pink_elephant.registry import unique_pairs
 from engine_pink_elephant.rows import Pair
 from engine_pink_elephant.splits import TopicPair, split
@@ -68,7 +68,7 @@ async def stream(rows: Iterable[Any]) -> AsyncIterator[Any]:
     ],
 )
 def test_the_key_of_a_name(one: str, two: str, same: bool) -> None:
-    assert (terms.canonical(one) == terms.canonical(two)) is same
+    assert (naming.canonical(one) == naming.canonical(two)) is same
 
 
 class TestRegistry:
@@ -185,8 +185,8 @@ class TestSplit:
             for other, another in kept:
                 if part != another:
                     told = " / ".join(names(other))
-                    assert not {*map(terms.canonical, names(row))} & {
-                        *map(terms.canonical, names(other))
+                    assert not {*map(naming.canonical, names(row))} & {
+                        *map(naming.canonical, names(other))
                     }
                     assert not mentions.names(told, row.pink, row.aliases_pink)
                     assert not mentions.names(told, row.desired, row.aliases_desired)

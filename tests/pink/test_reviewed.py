@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from engine_pink_elephant import reviewed, terms
+from engine_pink_elephant import naming, reviewed
 from engine_pink_elephant.registry import Registry
 
 from engine import Text
@@ -25,7 +25,7 @@ def test_what_is_shipped(file: Path, kind: str, topics: int, pairs: int) -> None
     assert (len(found), len(made)) == (topics, pairs)
     registry = Registry(1)  # no term stands in two pairs
     assert not any(map(registry.add, made))
-    near = terms.Topics()
+    near = naming.Topics()
     for topic in found:
         assert not near.near(topic)
         near.add(topic)
@@ -35,7 +35,7 @@ def test_what_is_shipped(file: Path, kind: str, topics: int, pairs: int) -> None
         if pair.described:
             assert min(len(pair.aliases_desired), len(pair.aliases_pink)) >= 2
         else:
-            assert pair.ambiguous >= any(map(terms.homonym, (pair.desired, pair.pink)))
+            assert pair.ambiguous >= any(map(naming.homonym, (pair.desired, pair.pink)))
 
 
 ROW = {"topic": "tea", "desired": "green tea", "pink": "black tea"}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from engine_pink_elephant import reviewed, terms
+from engine_pink_elephant import naming, reviewed
 from engine_pink_elephant.rows import Topic
 from engine_pink_elephant.topics import AREAS, topics
 from hypothesis import given, settings
@@ -89,8 +89,10 @@ class TestJson:
         assert first[:-1] == second[:-1]  # what a server may keep
         asked = [messages[-1].content.partition(". ") for messages in (first, second)]
         assert len({area for area, _, _ in asked}) == 2
-        assert asked[0][2].startswith("New topics: 2. Known: hot drinks; soft drinks; ")
-        assert "birds" not in asked[1][2]  # told to those who speak of its area
+        assert [rest for _, _, rest in asked] == [
+            "New topics: 2. Known: none",
+            "New topics: 1. Known: none",
+        ]
         assert chat.requests[0].schema is not None
 
     async def test_what_was_found_in_an_area_is_told_there_last(self, scripted: Any) -> None:
@@ -101,7 +103,8 @@ class TestJson:
         )
         await made(chat, count=count, per_call=1)
         first, *_, again = [request.messages[-1].content for request in chat.requests]
-        assert again == first + "; aaaaaa"
+        assert first.endswith("Known: none")
+        assert again == first.replace("none", "aaaaaa")
 
     async def test_another_seed_begins_elsewhere(self, scripted: Any) -> None:
         def area(seed: int) -> Any:
@@ -152,7 +155,7 @@ class TestJson:
 )
 def test_near_duplicates(one: str, two: str, near: bool) -> None:
     for first, second in ((one, two), (two, one)):
-        known = terms.Topics()
+        known = naming.Topics()
         known.add(first)
         assert bool(known.near(second)) is near
 
@@ -171,7 +174,7 @@ async def test_whatever_the_model_says_all_that_were_wanted_are_accounted_for(
     found = kept(rows)
     assert len(found) + reasons(rows)["too_few_topics"] == 3
     assert all(isinstance(topic, Text) for topic in found)
-    known = terms.Topics()
+    known = naming.Topics()
     for topic in found:
         assert not known.near(topic)
         known.add(topic)

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from engine import Row, Text
 from engine.rows import Dialogue
-from engine_pink_elephant import mentions, prose, terms
+from engine_pink_elephant import mentions, naming, prose
 
 __all__ = ["AUDIT", "Carded", "Census", "Spread", "Writer"]
 
@@ -196,7 +196,7 @@ class Census:
             self._pairs[part].add(pair)
             for name in (row.desired, *row.aliases_desired, row.pink, *row.aliases_pink):
                 if name:
-                    self._names[part].setdefault(terms.canonical(name), str(name))
+                    self._names[part].setdefault(naming.canonical(name), str(name))
 
     def _audit(self, row: Carded) -> None:
         answers = {name: row[name] for name in AUDIT if row[name] is not None}

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from engine_pink_elephant import language as languages
-from engine_pink_elephant import mentions, prose, terms
+from engine_pink_elephant import mentions, naming, prose
 from engine_pink_elephant.rows import Pair
 
 __all__ = [
@@ -136,7 +136,7 @@ def pair(made: Pair, known: Collection[tuple[str, ...]] = ()) -> Fault | None:
     size = {"words": 16, "longest": 120} if made.described else {}
     if fault := term(made.desired, **size) or term(made.pink, **size):
         return fault
-    if terms.canonical(made.desired) == terms.canonical(made.pink):
+    if naming.canonical(made.desired) == naming.canonical(made.pink):
         return Fault("same_term", made.pink)
     if made.names_pink(made.desired) or made.names_desired(made.pink):
         return Fault("terms_overlap", f"{made.desired} - {made.pink}")
@@ -289,4 +289,4 @@ def key(text: str) -> str:
 
 def pair_key(of: Pair) -> tuple[str, ...]:
     """Return an unordered pair's key."""
-    return terms.pair_key(of)
+    return naming.pair_key(of)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 
 from engine import Reject, Text
 from engine.chat import Chat, Message, Sampling
@@ -84,12 +85,18 @@ async def lines(
 
 
 async def objects(
-    llm: Chat, messages: Sequence[Message], schema: type[BaseModel], most: int, wanted: int
+    llm: Chat,
+    messages: Sequence[Message],
+    name: str,
+    item: type[BaseModel],
+    most: int,
+    wanted: int,
 ) -> list[Mapping[str, Any]]:
-    """Return the objects of the list in a JSON reply, [] if there is none.
+    """Return the objects of a JSON reply, `{"<name>": [<item>, ...]}`, [] if there is none.
 
     Of a reply that was cut short, the whole ones. `most` are the tokens of one object.
     """
+    schema = _schema(name, item, wanted)
     [reply] = await llm.complete(
         messages,
         sampling=Sampling(max_tokens=40 + most * wanted),
@@ -119,3 +126,12 @@ def needed(llm: Chat | None, parameter: str) -> Chat:
             f"{parameter!r} asks for new ones, which a model makes: give `llm`, or {parameter}: 0"
         )
     return llm
+
+
+@cache
+def _schema(name: str, item: type[BaseModel], count: int) -> type[BaseModel]:
+    """Return the schema of a list: a small model that may leave it empty does."""
+    bounds = Field(json_schema_extra={"minItems": count, "maxItems": count})
+    # pydantic's own types of `create_model` do not know of a name that is no constant
+    fields: dict[str, Any] = {name: (list[item], bounds)}  # type: ignore[valid-type]
+    return create_model("Items", **fields)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationEr
 
 from engine import InputFile, Reject, Row, Text, stage
 from engine.chat import Chat
-from engine_pink_elephant import gates, listing, reviewed, terms
+from engine_pink_elephant import gates, listing, naming, reviewed
 from engine_pink_elephant.listing import Mode, Search
 from engine_pink_elephant.prompts import prompt
 from engine_pink_elephant.rows import Pair
@@ -41,12 +41,6 @@ class Item(Names):
     pink: Text = Field(json_schema_extra={"maxLength": 40})
     probability: float
     """That somebody would name it: to be asked for it makes a model reach further."""
-
-
-class Items(BaseModel):
-    """What the model is asked for."""
-
-    pairs: list[Item] = Field(json_schema_extra={"maxItems": 20})
 
 
 class Aliases(Row):
@@ -96,7 +90,7 @@ async def pairs(
     model = listing.needed(llm, "per_topic")
     ask = _by_lines if listing.chosen(mode, model) == "lines" else _as_json
     told = [*found]
-    known = {terms.pair_key(pair) for pair in found}
+    known = {naming.pair_key(pair) for pair in found}
     search = Search(per_topic, per_call, calls)
     for wanted in search:
         proposed = await ask(model, topic, told, wanted)
@@ -107,11 +101,11 @@ async def pairs(
                 yield Reject("not_a_pair", span=said)
             elif fault := gates.pair(made):
                 yield Reject(fault.reason, span=fault.span or said)
-            elif terms.pair_key(made) in known:
+            elif naming.pair_key(made) in known:
                 yield Reject("pair_repeated", span=said)
             else:
                 told.append(made)
-                known.add(terms.pair_key(made))
+                known.add(naming.pair_key(made))
                 search.found += 1
                 yield made
     for missing in search.missing("too_few_pairs"):
@@ -149,7 +143,7 @@ async def _by_lines(llm: Chat, topic: Text, told: list[Pair], wanted: int) -> Pr
 async def _as_json(llm: Chat, topic: Text, told: list[Pair], wanted: int) -> Proposed:
     used = [term for pair in told for term in (pair.desired, pair.pink)]
     messages = prompt("pairs_json", topic=topic, count=wanted, used=listing.known(used))
-    found = await listing.objects(llm, messages, Items, _TOKENS, wanted)
+    found = await listing.objects(llm, messages, "pairs", Item, _TOKENS, wanted)
     return [_of_object(item) for item in found]
 
 
@@ -204,7 +198,7 @@ def _named(names: Names, pair: Pair) -> Aliases:
 
 def _ambiguous(*names: Text) -> bool:
     """Models seldom see that a name is a common word: what is known to be one is flagged."""
-    return any(map(terms.homonym, names))
+    return any(map(naming.homonym, names))
 
 
 def _others(names: tuple[Text, ...], term: Text) -> tuple[Text, ...]:
@@ -212,6 +206,6 @@ def _others(names: tuple[Text, ...], term: Text) -> tuple[Text, ...]:
     others: dict[str, Text] = {}
     for name in (name.strip() for name in names):
         if not gates.term(name):
-            others.setdefault(terms.canonical(name), name)
-    others.pop(terms.canonical(term), None)
+            others.setdefault(naming.canonical(name), name)
+    others.pop(naming.canonical(term), None)
     return tuple(others.values())

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pydantic import PositiveInt
 
 from engine import Reject, stage
-from engine_pink_elephant import terms
+from engine_pink_elephant import naming
 from engine_pink_elephant.rows import Pair
 
 __all__ = ["Registry", "unique_pairs"]
@@ -72,4 +72,4 @@ class Registry:
 
 
 def _side(name: str, aliases: Sequence[str]) -> list[str]:
-    return [terms.canonical(name), *map(terms.canonical, aliases)]
+    return [naming.canonical(name), *map(naming.canonical, aliases)]

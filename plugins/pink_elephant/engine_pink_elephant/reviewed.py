@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from engine import Text
 from engine.errors import InputError
-from engine_pink_elephant import gates, terms
+from engine_pink_elephant import gates, naming
 from engine_pink_elephant.rows import Kind, Pair
 
 __all__ = ["FILE", "TOPICS", "UNSAFE", "read"]
@@ -111,12 +111,12 @@ def _read(file: Path, _changed: int) -> Mapping[Text, Sequence[Pair]]:
             pair = _pair(item, file)
             fault = gates.pair(pair)
             reason = fault.reason if fault else None
-            if not reason and terms.pair_key(pair) in known:
+            if not reason and naming.pair_key(pair) in known:
                 reason = "pair_repeated"
             if reason:
                 raise _Wrong(f"line {line}: {item.desired} - {item.pink}: {reason}")
             pairs.append(pair)
-            known.add(terms.pair_key(pair))
+            known.add(naming.pair_key(pair))
     except (_Wrong, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no topics and pairs: {error}") from error
     return found

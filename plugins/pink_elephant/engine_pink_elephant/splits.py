@@ -13,7 +13,7 @@ from pydantic import Field
 from engine import Context, Reject, Text, stage
 from engine.errors import InputError
 from engine.rows import Added
-from engine_pink_elephant import terms
+from engine_pink_elephant import naming
 from engine_pink_elephant.rows import Pair, Split, SplitName
 
 __all__ = ["TopicPair", "split"]
@@ -107,7 +107,7 @@ def _clusters(rows: Sequence[TopicPair]) -> list[list[int]]:
     for at, row in enumerate(rows):
         of_topic[str(row.topic)].append(at)
     names = sorted(of_topic)
-    topics, root = terms.Topics(), list(range(len(names)))
+    topics, root = naming.Topics(), list(range(len(names)))
 
     def find(number: int) -> int:
         while root[number] != number:
@@ -181,17 +181,17 @@ def _shared(rows: Sequence[TopicPair], stay: Iterable[int], rest: Sequence[int])
     stay = list(stay)
     for at in stay:
         for name in _names(rows[at]):
-            keys[terms.canonical(name)] = name
-            within |= dict.fromkeys(terms.runs(name), name)
+            keys[naming.canonical(name)] = name
+            within |= dict.fromkeys(naming.runs(name), name)
     shared: dict[int, str] = {}
     for at in rest:
         for name in _names(rows[at]):
-            if found := within.get(terms.canonical(name)) or next(
-                (keys[run] for run in terms.runs(name) if run in keys), None
+            if found := within.get(naming.canonical(name)) or next(
+                (keys[run] for run in naming.runs(name) if run in keys), None
             ):
                 shared[at] = f"{name} - {found}"
     texts = {at: _JOINED.join(_names(rows[at])) for at in rest if at not in shared}
-    starts = terms.Starts(texts.items())
+    starts = naming.Starts(texts.items())
     for row in (rows[at] for at in stay):
         for names, is_named in (
             ((row.desired, *row.aliases_desired), row.names_desired),

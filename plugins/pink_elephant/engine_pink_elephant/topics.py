@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
 from engine import Context, InputFile, Reject, Text, stage
 from engine.chat import Chat
-from engine_pink_elephant import gates, listing, reviewed, terms
+from engine_pink_elephant import gates, listing, naming, reviewed
 from engine_pink_elephant.listing import Mode, Search
 from engine_pink_elephant.prompts import prompt
 from engine_pink_elephant.rows import Topic
@@ -41,12 +41,6 @@ class Item(BaseModel):
     """That a person would name it: to be asked for it makes a model reach further."""
 
 
-class Items(BaseModel):
-    """What the model is asked for."""
-
-    topics: list[Item] = Field(json_schema_extra={"maxItems": 50})
-
-
 @stage("pink.topics")
 async def topics(
     *,
@@ -74,7 +68,7 @@ async def topics(
       keeps to grammars, or to no schema, else `json`.
     """
     told = list(reviewed.read(file))
-    known = terms.Topics()
+    known = naming.Topics()
     for topic in told:
         known.add(topic)
     for topic in told[:reviewed_topics]:
@@ -108,7 +102,7 @@ class _Asked:
     def __init__(self, llm: Chat, mode: Mode, ctx: Context, told: list[Text]) -> None:
         self._llm, self._mode = llm, mode
         self._areas = ctx.rng.sample(AREAS, len(AREAS))
-        self._reviewed, self._told = told, dict[str, list[Text]]()
+        self._told: dict[str, list[Text]] = {}
         self._calls = 0
         self.told = told
         """Where topics that were taken are to be added."""
@@ -119,8 +113,9 @@ class _Asked:
             return await listing.lines(self._llm, "topics", self.told, wanted, _LINE)
         area = self._areas[self._calls % len(self._areas)]
         self._calls += 1
-        self.told = self._told.setdefault(area, [*self._reviewed])
+        # What was told of other areas would be a temptation: small models repeat what they read.
+        self.told = self._told.setdefault(area, [])
         messages = prompt("topics_json", area=area, count=wanted, known=listing.known(self.told))
-        found = await listing.objects(self._llm, messages, Items, _TOKENS, wanted)
+        found = await listing.objects(self._llm, messages, "topics", Item, _TOKENS, wanted)
         said = (item.get("topic") for item in found)
         return [topic.strip() for topic in said if isinstance(topic, Text)]
