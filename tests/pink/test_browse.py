@@ -159,6 +159,20 @@ def test_pieces_give_the_text_again(parts: list[str]) -> None:
     assert said == str(turn.content).encode("utf-8", "replace").decode()
 
 
+@given(*[st.lists(st.sampled_from("abcde,"), min_size=1, max_size=25)] * 2)
+def test_what_is_not_marked_is_what_both_turns_have(old: list[str], new: list[str]) -> None:
+    turns = [(Message(role="assistant", content=Text(" ".join(said))),) for said in (old, new)]
+    row = Browsed.of({"dialogue": turns[0], "revised": turns[1]})
+    [told] = read(page([row], title="t", of=1))["rows"]
+
+    def stayed(said: list[str], marks: list[Any]) -> list[str]:
+        text = " ".join(said)
+        places = {at for start, stop, _ in marks for at in range(start, stop)}
+        return "".join(c for at, c in enumerate(text) if at not in places).split()
+
+    assert stayed(old, told.get("marks", [])) == stayed(new, told.get("changed", []))
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
 async def test_a_click_tells_and_the_page_is_safe(tmp_path: Path, anyio_backend: str) -> None:
     if anyio_backend != "asyncio":

@@ -26,6 +26,7 @@ ROOM = 30_000
 """Characters that the sources of one row may add to the page: what is further up is left out."""
 LONGEST = 20_000  # characters of one text
 PIECES = 400  # of one text
+LITTLE = 2  # words between two changes that make one
 COMPARED = 1_000  # words of a turn; longer ones are not compared word by word
 AUDIT = ("natural_shift", "useful_answer", "natural_return", "judged_mention")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -177,15 +178,34 @@ def _changes(old: str, new: str) -> tuple[Marks, Marks]:
         return [(0, len(old), "del")], [(0, len(new), "ins")]
     gone: Marks = []
     come: Marks = []
-    matcher = SequenceMatcher(None, [m[0] for m in a], [m[0] for m in b], autojunk=False)
-    for tag, a0, a1, b0, b1 in matcher.get_opcodes():
-        if tag == "equal":
-            continue
+    for a0, a1, b0, b1 in _stretches([m[0] for m in a], [m[0] for m in b]):
         if a1 > a0:
             gone.append((a[a0].start(), a[a1 - 1].end(), "del"))
         if b1 > b0:
             come.append((b[b0].start(), b[b1 - 1].end(), "ins"))
     return gone, come
+
+
+def _stretches(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int, int, int]]:
+    """Return the stretches that differ, as places in both.
+
+    Two that are longer than the one or two words between them are one: an "and" that both texts
+    have is not what stayed of a sentence.
+    """
+    found: list[tuple[int, int, int, int]] = []
+    matcher = SequenceMatcher(None, a, b, autojunk=False)
+    for tag, a0, a1, b0, b1 in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        if found:
+            c0, c1, d0, d1 = found[-1]
+            between = a0 - c1
+            longer = min(max(c1 - c0, d1 - d0), max(a1 - a0, b1 - b0)) > between
+            if between <= LITTLE and longer:
+                found[-1] = c0, a1, d0, b1
+                continue
+        found.append((a0, a1, b0, b1))
+    return found
 
 
 # --- where it came from ---------------------------------------------------------------------------

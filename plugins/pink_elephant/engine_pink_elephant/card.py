@@ -271,7 +271,7 @@ def _diversity(seen: Census, embedding: str | None) -> Iterator[str]:
         "Of texts drawn by the seed. Distinct-n is the share of runs of n words that are different "
         "ones; self-BLEU how well the others predict a text (low is good); Vendi how many texts "
         "there are in effect, as a share, around their mean (1: all say different things). "
-        f"Vectors: {f'`{line(embedding)}`' if embedding else by}."
+        f"Vectors: {f'`{_placeless(embedding)}`' if embedding else by}."
     )
     yield table(["of", "texts", "distinct-1", "distinct-2", "self-BLEU", "Vendi"], lines)
 
@@ -297,7 +297,7 @@ def _calls(seen: Census, ctx: Context) -> Iterator[str]:
     lines = [
         [
             f"`{key}`",
-            f"`{line(model)}`",
+            f"`{_placeless(model)}`",
             *(f"{n:,}" if n else "" for n in (paid.calls, paid.new, paid.cached, paid.out)),
             f"{paid.cost:.4f}" if paid.cost else "",
         ]
@@ -336,8 +336,14 @@ def _writers(seen: Census) -> Iterator[str]:
         return
     yield "## Models"
     yield f"What wrote the rows, as {count(min(seen.rows, census.ROWS), 'row')} drawn of them say."
-    lines = [[f"`{line(part)}`" for part in writer] for writer in sorted(seen.writers)]
-    yield table(["stage", "model", "identity"], lines)
+    models: dict[tuple[str, str], list[str]] = {}
+    for writer in sorted(seen.writers):
+        models.setdefault((writer.name, writer.identity), []).append(f"`{line(writer.stage)}`")
+    lines = [
+        [f"`{_placeless(name)}`", ", ".join(stages), f"`{_placeless(identity)}`"]
+        for (name, identity), stages in models.items()
+    ]
+    yield table(["model", "stages", "identity"], lines)
 
 
 def _prompts() -> Iterator[str]:
@@ -368,6 +374,11 @@ def _own_limits(seen: Census) -> Iterator[str]:
         )
     if set(seen.counts["kind"]) - {"competitor"}:
         yield "Whether a description is mentioned was for a judge to say, not for a list of names."
+
+
+def _placeless(name: str) -> str:
+    """Return a model's name or identity without the folders that it lies in on this machine."""
+    return line(re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])*", "", name))
 
 
 def _sha256(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, PositiveInt
 
-from engine import Reject, Row, Text, stage
+from engine import Estimate, Reject, Row, Text, plan_of, stage
 from engine.rows import Dialogue
 from engine_pink_elephant import mentions
 
@@ -73,6 +73,12 @@ async def dedup(
             yield row
         else:
             yield row.reject(repeat.reason, span=repeat.row_id)
+
+
+@plan_of(dedup)
+def dedup_estimate(rows: int) -> Estimate:
+    """Return what `pink.dedup` takes; how many rows repeat others nobody knows before."""
+    return Estimate(rows)
 
 
 def _masked(text: str, row: Scripted) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from engine import Context, Text, stage
+from engine import Context, Estimate, Text, plan_of, stage
 from engine.chat import Message
 from engine.rows import Dialogue
 from engine_pink_elephant.prompts import one_of
@@ -57,6 +57,20 @@ async def kto(dialogue: Dialogue, revised: Dialogue, principle: Text) -> AsyncIt
     prompt = _prompt(principle, dialogue)
     yield Completion(prompt=prompt, completion=(revised[-1],), label=True).keyed("revised")
     yield Completion(prompt=prompt, completion=(dialogue[-1],), label=False).keyed("original")
+
+
+@plan_of(principle)
+@plan_of(preference)
+@plan_of(sft)
+def one_of_each(rows: int) -> Estimate:
+    """Return what a stage takes that makes one row of each, without a call."""
+    return Estimate(rows)
+
+
+@plan_of(kto)
+def two_of_each(rows: int) -> Estimate:
+    """Return what `pink.kto` takes."""
+    return Estimate(2 * rows)
 
 
 def _system(principle: Text) -> Message:
