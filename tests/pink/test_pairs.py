@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from engine import BadReply, InputFile, Reject, Text
 from engine.chat import Answer
-from engine.errors import InputError
 from engine.stages import stage_spec
 from engine.testing import collect
 
@@ -47,7 +46,7 @@ async def test_the_reviewed_need_no_model() -> None:
     assert await made("hot drinks") == list(found)
     assert await made("hot drinks", reviewed_pairs=1) == [found[0]]
     assert await made("a topic of the model's") == []
-    with pytest.raises(InputError, match="'per_topic' asks for new ones.*give `llm`"):
+    with pytest.raises(ValueError, match="'per_topic' asks for new ones.*give `llm`"):
         await made("hot drinks", per_topic=1)
     assert stage_spec(pairs).config["file"][0] == InputFile
 
@@ -111,7 +110,12 @@ class TestJson:
             (told("plums", "pears", aliases_pink="pear"), "not_a_pair"),
             (told("plums", "The Plum"), "same_term"),
             (told("oat milk", "milk"), "terms_overlap"),
-            (told("plums", "pears", aliases_pink=["plum wine"]), "aliases_overlap"),
+            (
+                told(
+                    "plums", "pears", aliases_desired=["Mirabelle"], aliases_pink=["Mirabelle jam"]
+                ),
+                "aliases_overlap",
+            ),
             (told("plums", "Nike"), "copied_example"),
             (told("plums", "the fruit of the pear tree"), "not_a_term"),
             (told("plums", ""), "empty"),
@@ -156,7 +160,7 @@ class TestAliases:
 
     async def test_those_of_both_terms_are_refused(self, scripted: Any, pair: Pair) -> None:
         bare = replace(pair, pair_origin="model", aliases_pink=(), aliases_desired=(), why=Text())
-        answer = json.dumps(ANSWER | {"aliases_pink": ["iced tea"]})
+        answer = json.dumps(ANSWER | {"aliases_pink": ["chai latte"]})
         with pytest.raises(BadReply, match="aliases_overlap"):
             await aliases(Text("drinks"), bare, llm=scripted([answer]))
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from engine import Context, InputFile, Reject, Text
 from engine.chat import Answer
-from engine.errors import InputError
 from engine.stages import stage_spec
 from engine.testing import collect
 
@@ -40,7 +39,7 @@ def listed(*said: str) -> str:
 async def test_the_reviewed_need_no_model() -> None:
     assert kept(await made()) == list(reviewed.read(reviewed.FILE))
     assert kept(await made(reviewed_topics=2)) == ["hot drinks", "soft drinks"]
-    with pytest.raises(InputError, match="'count' asks for new ones.*give `llm`"):
+    with pytest.raises(ValueError, match="'count' asks for new ones.*give `llm`"):
         await made(count=1)
 
 

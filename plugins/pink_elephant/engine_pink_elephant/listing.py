@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, create_model
 
-from engine import Reject, Text
+from engine import Estimate, Reject, Text
 from engine.chat import Chat, Message, Sampling
-from engine.errors import InputError
 from engine.text import TextError, find_json, parse_json
 from engine_pink_elephant.prompts import prompt
 
-__all__ = ["Mode", "Search", "chosen", "known", "lines", "needed", "objects", "tokens"]
+__all__ = ["Mode", "Search", "chosen", "estimate", "known", "lines", "needed", "objects", "tokens"]
 
+T = TypeVar("T")
 Mode = Literal["lines", "json"]
 KNOWN = 60
 """The most entries that a prompt names as known: it stays short, however long the list."""
@@ -114,15 +115,29 @@ async def objects(
     return [item for item in value[:wanted] if isinstance(item, dict)]
 
 
+def estimate(
+    made: int, lists: int, count: int, per_call: int, *, each: int, static: Sequence[Message]
+) -> Estimate:
+    """Return what it takes to make some rows, for which `lists` times `count` entries are asked.
+
+    Four of five entries are assumed to be new, and a server to keep the static messages.
+    """
+    asked = count / 0.8
+    calls = lists * math.ceil(asked / per_call)
+    kept = tokens(static)
+    new = 40 * calls + min(calls, 1) * kept
+    return Estimate(made, calls, new, cached=kept * max(calls - 1, 0), out=lists * asked * each)
+
+
 def tokens(messages: Sequence[Message]) -> int:
     """Return roughly how many tokens messages have: four characters each."""
     return sum(len(message.content) for message in messages) // 4
 
 
-def needed(llm: Chat | None, parameter: str) -> Chat:
-    """Return the model. Raises InputError where there is none to make what is asked for."""
+def needed(llm: T | None, parameter: str) -> T:
+    """Return the model. Raises ValueError where there is none to make what is asked for."""
     if llm is None:
-        raise InputError(
+        raise ValueError(
             f"{parameter!r} asks for new ones, which a model makes: give `llm`, or {parameter}: 0"
         )
     return llm

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from engine import InputFile, Reject, Row, Text, stage
+from engine import Estimate, InputFile, Reject, Row, Text, plan_of, stage
 from engine.chat import Chat
 from engine_pink_elephant import gates, listing, naming, reviewed
 from engine_pink_elephant.listing import Mode, Search
@@ -24,6 +24,13 @@ _TOKENS = 120
 """Of one pair in JSON."""
 
 
+class Terms(BaseModel):
+    """The two terms as the model writes them."""
+
+    desired: Text = Field(json_schema_extra={"maxLength": 40})
+    pink: Text = Field(json_schema_extra={"maxLength": 40})
+
+
 class Names(BaseModel):
     """What the model is asked for of a pair's names."""
 
@@ -34,11 +41,9 @@ class Names(BaseModel):
     why: Text = Field(json_schema_extra={"maxLength": 120})
 
 
-class Item(Names):
-    """A pair as the model writes it."""
+class Item(Names, Terms):
+    """A pair as the model writes it: the terms come first."""
 
-    desired: Text = Field(json_schema_extra={"maxLength": 40})
-    pink: Text = Field(json_schema_extra={"maxLength": 40})
     probability: float
     """That somebody would name it: to be asked for it makes a model reach further."""
 
@@ -188,8 +193,8 @@ def _named(names: Names, pair: Pair) -> Aliases:
     # By the case of small letters alone, "Tea" would be no mention of "tea".
     cased = all(any(map(str.isupper, term)) for term in (pair.desired, pair.pink))
     return Aliases(
-        _others(names.aliases_desired, pair.desired),
-        _others(names.aliases_pink, pair.pink),
+        _others(names.aliases_desired, pair.desired, pair.pink),
+        _others(names.aliases_pink, pair.pink, pair.desired),
         names.case_sensitive and cased,
         names.ambiguous or _ambiguous(pair.desired, pair.pink),
         names.why,
@@ -201,11 +206,44 @@ def _ambiguous(*names: Text) -> bool:
     return any(map(naming.homonym, names))
 
 
-def _others(names: tuple[Text, ...], term: Text) -> tuple[Text, ...]:
-    """Return the names that are names, each once, and not the term itself again."""
+def _others(names: tuple[Text, ...], term: Text, opposite: Text) -> tuple[Text, ...]:
+    """Return the names that are names, each once: not the term itself again, nor its opposite."""
     others: dict[str, Text] = {}
     for name in (name.strip() for name in names):
-        if not gates.term(name):
-            others.setdefault(naming.canonical(name), name)
+        key = naming.canonical(name)
+        foreign = naming.canonical(opposite) in naming.runs(name) or key in naming.runs(opposite)
+        if not gates.term(name) and not foreign:
+            others.setdefault(key, name)
     others.pop(naming.canonical(term), None)
     return tuple(others.values())
+
+
+@plan_of(pairs)
+def pairs_estimate(
+    rows: int,
+    *,
+    llm: str | None,
+    file: InputFile,
+    reviewed_pairs: int | None,
+    per_topic: int,
+    per_call: int,
+    mode: Mode | None,
+) -> Estimate:
+    """A pair is assumed to take 95 tokens in JSON, and 8 in a line."""
+    if per_topic:
+        listing.needed(llm, "per_topic")
+    entries = [len(found[:reviewed_pairs]) for found in reviewed.read(file).values()]
+    known = sum(entries) * min(1, rows / max(len(entries), 1))
+    static = prompt("pairs_json", topic="", count=0, used="")[:-1]
+    each = 8 if mode == "lines" else 95
+    made = round(known) + rows * per_topic
+    return listing.estimate(made, rows, per_topic, per_call, each=each, static=static)
+
+
+@plan_of(aliases)
+def aliases_estimate(rows: int) -> Estimate:
+    """Each pair is assumed to be a model's that came without names, with 60 tokens for them."""
+    static = listing.tokens(prompt("aliases", topic="", desired="", pink="")[:-1])
+    return Estimate(
+        rows, rows, new=25 * rows + static, cached=static * max(rows - 1, 0), out=60 * rows
+    )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from pydantic import PositiveInt
 
-from engine import Reject, stage
+from engine import Estimate, Reject, plan_of, stage
 from engine_pink_elephant import naming
 from engine_pink_elephant.rows import Pair
 
@@ -73,3 +73,9 @@ class Registry:
 
 def _side(name: str, aliases: Sequence[str]) -> list[str]:
     return [naming.canonical(name), *map(naming.canonical, aliases)]
+
+
+@plan_of(unique_pairs)
+def unique_pairs_estimate(rows: int) -> Estimate:
+    """All pairs are assumed to be unique."""
+    return Estimate(rows)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
-from engine import Context, InputFile, Reject, Text, stage
+from engine import Context, Estimate, InputFile, Reject, Text, plan_of, stage
 from engine.chat import Chat
 from engine_pink_elephant import gates, listing, naming, reviewed
 from engine_pink_elephant.listing import Mode, Search
@@ -119,3 +119,23 @@ class _Asked:
         found = await listing.objects(self._llm, messages, "topics", Item, _TOKENS, wanted)
         said = (item.get("topic") for item in found)
         return [topic.strip() for topic in said if isinstance(topic, Text)]
+
+
+@plan_of(topics)
+def topics_estimate(
+    rows: int,
+    *,
+    llm: str | None,
+    file: InputFile,
+    reviewed_topics: int | None,
+    count: int,
+    per_call: int,
+    mode: Mode | None,
+) -> Estimate:
+    """A topic is assumed to take 16 tokens in JSON, and 5 in a line."""
+    if count:
+        listing.needed(llm, "count")
+    made = len([*reviewed.read(file)][:reviewed_topics]) + count
+    static = prompt("topics_json", area="", count=0, known="")[:-1]
+    each = 5 if mode == "lines" else 16
+    return listing.estimate(made, 1, count, per_call, each=each, static=static)
