@@ -13,10 +13,9 @@ from engine_pink_elephant.rows import Pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import BadReply, InputFile, Reject, Text
+from engine import BadReply, Reject, Text
 from engine.chat import Answer
-from engine.stages import stage_spec
-from engine.testing import collect
+from engine.testing import collect, run_stage
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +47,11 @@ async def test_the_reviewed_need_no_model() -> None:
     assert await made("a topic of the model's") == []
     with pytest.raises(ValueError, match="'per_topic' asks for new ones.*give `llm`"):
         await made("hot drinks", per_topic=1)
-    assert stage_spec(pairs).config["file"][0] == InputFile
+
+
+async def test_what_is_shipped_goes_by_its_name() -> None:
+    rows = await run_stage(pairs, [{"topic": "feeling low"}], file="unsafe")
+    assert [row["kind"] for row in rows] == ["unsafe"] * 2
 
 
 class TestLines:

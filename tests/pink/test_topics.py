@@ -12,10 +12,11 @@ from engine_pink_elephant.topics import AREAS, topics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import Context, InputFile, Reject, Text
+from engine import Context, Reject, Text
 from engine.chat import Answer
+from engine.settings import is_input
 from engine.stages import stage_spec
-from engine.testing import collect
+from engine.testing import collect, run_stage
 
 pytestmark = pytest.mark.anyio
 
@@ -43,8 +44,10 @@ async def test_the_reviewed_need_no_model() -> None:
         await made(count=1)
 
 
-def test_the_file_counts_by_its_content() -> None:
-    assert stage_spec(topics).config["file"][0] == InputFile
+async def test_what_is_shipped_goes_by_its_name_and_counts_by_its_content() -> None:
+    rows = await run_stage(topics, file="unsafe")
+    assert rows[0]["topic"] == "feeling low"
+    assert is_input(stage_spec(topics).config["file"][0])
 
 
 class TestLines:

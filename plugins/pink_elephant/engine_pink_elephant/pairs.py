@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from engine import Estimate, InputFile, Reject, Row, Text, plan_of, stage
+from engine import Estimate, Reject, Row, Text, plan_of, stage
 from engine.chat import Chat
 from engine_pink_elephant import gates, listing, naming, reviewed
 from engine_pink_elephant.listing import Mode, Search
@@ -63,7 +64,7 @@ async def pairs(
     topic: Text,
     *,
     llm: Chat | None = None,
-    file: InputFile = reviewed.FILE,
+    file: reviewed.File = reviewed.FILE,
     reviewed_pairs: NonNegativeInt | None = None,
     per_topic: NonNegativeInt = 0,
     per_call: Annotated[int, Field(ge=1, le=20)] = 20,
@@ -73,7 +74,8 @@ async def pairs(
     """Yield the topic's pairs of the reviewed `file`, then `per_topic` new ones from the model.
 
     - `llm`: the model; it may be left out where `per_topic` is 0.
-    - `file`: reviewed topics and pairs. YAML (`- {topic: ..., kind: ..., pairs: [...]}`, as the
+    - `file`: reviewed topics and pairs: what is shipped of each kind, by its name (`competitors`,
+      `topics`, `unsafe`), or a file. YAML (`- {topic: ..., kind: ..., pairs: [...]}`, as the
       shipped files), JSON Lines or CSV with the columns `topic`, `desired` and `pink`, and those of
       `aliases_desired`, `aliases_pink`, `case_sensitive`, `ambiguous`, `kind` and `why` that there
       are; in CSV, aliases are parted by `;`.
@@ -223,7 +225,7 @@ def pairs_estimate(
     rows: int,
     *,
     llm: str | None,
-    file: InputFile,
+    file: Path,
     reviewed_pairs: int | None,
     per_topic: int,
     per_call: int,

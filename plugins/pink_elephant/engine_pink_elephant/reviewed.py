@@ -13,20 +13,29 @@ from typing import Annotated, Any, NamedTuple
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from engine import Text
+from engine import InputFile, Text
 from engine.errors import InputError
 from engine_pink_elephant import gates, naming
 from engine_pink_elephant.rows import Kind, Pair
 
-__all__ = ["FILE", "TOPICS", "UNSAFE", "read"]
+__all__ = ["FILE", "SHIPPED", "File", "read"]
 
 _DATA = Path(__file__).parent / "data"
-FILE = _DATA / "pairs.yaml"
-"""The file of competitors that is shipped."""
-TOPICS = _DATA / "topics.yaml"
-"""The shipped file of pairs of the kind `topic`."""
-UNSAFE = _DATA / "unsafe.yaml"
-"""The shipped file of pairs of the kind `unsafe`."""
+SHIPPED = {
+    "competitors": _DATA / "pairs.yaml",
+    "topics": _DATA / "topics.yaml",
+    "unsafe": _DATA / "unsafe.yaml",
+}
+"""The files that are shipped: one of pairs of each kind."""
+FILE = SHIPPED["competitors"]
+
+
+def _named(value: Any) -> Any:
+    return str(SHIPPED.get(value, value)) if isinstance(value, str) else value
+
+
+File = Annotated[InputFile, BeforeValidator(_named)]
+"""A file of topics and pairs, or the name of one that is shipped."""
 
 
 def _listed(value: Any) -> Any:

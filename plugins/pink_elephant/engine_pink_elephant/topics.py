@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
-from engine import Context, Estimate, InputFile, Reject, Text, plan_of, stage
+from engine import Context, Estimate, Reject, Text, plan_of, stage
 from engine.chat import Chat
 from engine_pink_elephant import gates, listing, naming, reviewed
 from engine_pink_elephant.listing import Mode, Search
@@ -46,7 +47,7 @@ async def topics(
     *,
     llm: Chat | None = None,
     ctx: Context,
-    file: InputFile = reviewed.FILE,
+    file: reviewed.File = reviewed.FILE,
     reviewed_topics: NonNegativeInt | None = None,
     count: NonNegativeInt = 0,
     per_call: Annotated[int, Field(ge=1, le=50)] = 10,
@@ -56,7 +57,8 @@ async def topics(
     """Yield the topics of the reviewed `file`, then `count` new ones from the model.
 
     - `llm`: the model; it may be left out where `count` is 0.
-    - `file`: reviewed topics and pairs, as YAML, JSON Lines or CSV; see `pink.pairs`.
+    - `file`: reviewed topics and pairs, as YAML, JSON Lines or CSV, or the name of what is shipped:
+      `competitors`, `topics` or `unsafe`; see `pink.pairs`.
     - `reviewed_topics`: how many of the file's are taken, from its start; all, if left out.
     - `count`: how many new ones are wanted. One that nearly repeats another is rejected, and more
       are asked for; what `calls` calls do not give is rejected as `too_few_topics`.
@@ -126,7 +128,7 @@ def topics_estimate(
     rows: int,
     *,
     llm: str | None,
-    file: InputFile,
+    file: Path,
     reviewed_topics: int | None,
     count: int,
     per_call: int,
