@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from typing import Annotated, NamedTuple
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field, PositiveInt
 
 from engine import Estimate, Reject, Row, Text, plan_of, stage
 from engine.rows import Dialogue
 from engine_pink_elephant import mentions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Hashes = NDArray[Any]
 
 __all__ = ["Index", "Repeat", "dedup"]
 
@@ -29,6 +34,7 @@ SKETCH = 400
 """Runs of a text that are kept: of a longer one, the least by hash, whose similarity then has a
 standard error of .023."""
 SEED = 42
+MIX = 0x9E3779B97F4A7C15
 MASK = " _ "
 _WORD = re.compile(r"\w+")
 _ID, _VALUE = 16, 4  # bytes
@@ -119,19 +125,12 @@ class Index:
         Texts are compared by what is `masked` of them; if they are alike and the `text`s equal,
         they are duplicates. The first that is alike is the one repeated.
         """
-        from rensa import RMinHash
-
         runs = _runs(masked.casefold(), self._words)
-        minhash = RMinHash(num_perm=HASHES, seed=SEED)
-        minhash.update(runs)
-        digest = array("I", minhash.digest()).tobytes()
-        sketch = {value >> 32 for value in RMinHash.hash_token_sets([runs])[0]}
-        if len(sketch) > SKETCH:
-            sketch = set(sorted(sketch)[:SKETCH])
+        digest, sketch = _digest(runs), _sketch(runs)
         exact = hash(text)
         rows, free = self._look(digest)
         for row in self._likely(digest, rows):
-            if _similarity(sketch, self._sketch(row)) >= self._threshold:
+            if _similarity(sketch, _read(self._sketches[row])) >= self._threshold:
                 reason = "duplicate" if exact == self._exact[row] else "near_duplicate"
                 return Repeat(reason, self._ids[_ID * row : _ID * (row + 1)].hex())
         for slot in free:
@@ -139,7 +138,7 @@ class Index:
         self._ids += bytes.fromhex(row_id).ljust(_ID, b"\0")
         self._digests += digest
         self._exact.append(exact)
-        self._sketches.append(array("I", sketch).tobytes())
+        self._sketches.append(sketch.tobytes())
         if len(self) * BANDS * 2 > len(self._slots):
             self._grow()
         return None
@@ -178,11 +177,6 @@ class Index:
         best = np.argsort(-agree, kind="stable")[:COMPARED]
         return sorted(some[i] for i in best if agree[i] >= self._threshold - SLACK)
 
-    def _sketch(self, row: int) -> set[int]:
-        kept = array("I")
-        kept.frombytes(self._sketches[row])
-        return set(kept)
-
     def _grow(self) -> None:
         """Make the table twice as big."""
         self._slots = array("I", bytes(2 * _VALUE * len(self._slots)))
@@ -192,18 +186,45 @@ class Index:
                 self._slots[slot] = row + 1
 
 
-def _runs(text: str, words: int) -> list[str]:
-    """Return the runs of so many words; of a shorter text, the whole of it."""
-    every = _WORD.findall(text)
-    if len(every) <= words:
-        return [" ".join(every)]
-    return [" ".join(run) for run in zip(*(every[i:] for i in range(words)), strict=False)]
+def _runs(text: str, words: int) -> Hashes:
+    """Return the hashes of the runs of so many words; of a shorter text, one of the whole."""
+    import numpy as np
+    from rensa import RMinHash
+
+    hashes = np.array(RMinHash.hash_token_sets([_WORD.findall(text)])[0], np.uint64)
+    words = min(words, len(hashes))
+    runs = np.zeros(len(hashes) - words + 1, np.uint64)
+    for at in range(words):  # the order of the words counts
+        runs = runs * np.uint64(MIX) + hashes[at : at + len(runs)]
+    return runs
 
 
-def _similarity(a: set[int], b: set[int]) -> float:
+def _digest(runs: Hashes) -> bytes:
+    from rensa import RMinHash
+
+    rows = RMinHash.digest_matrix_from_flat_token_hashes(runs, [0, len(runs)], HASHES, SEED)
+    return array("I", rows.to_rows()[0]).tobytes()
+
+
+def _sketch(runs: Hashes) -> Hashes:
+    """Return the least 32-bit hashes of the runs, each once, in order."""
+    import numpy as np
+
+    return np.unique((runs >> np.uint64(32)).astype(np.uint32))[:SKETCH]
+
+
+def _read(sketch: bytes) -> Hashes:
+    import numpy as np
+
+    return np.frombuffer(sketch, np.uint32)
+
+
+def _similarity(a: Hashes, b: Hashes) -> float:
     """Return the Jaccard similarity of two sketches: of all runs, or by the least of both."""
-    both = a & b
+    import numpy as np
+
+    both = np.intersect1d(a, b, assume_unique=True)
     if len(a) < SKETCH and len(b) < SKETCH:
         return len(both) / (len(a) + len(b) - len(both))
-    least: Sequence[int] = sorted(a | b)[:SKETCH]
-    return sum(value in both for value in least) / len(least)
+    least = np.union1d(a, b)[:SKETCH]
+    return int((both <= least[-1]).sum()) / len(least)
