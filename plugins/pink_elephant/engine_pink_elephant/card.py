@@ -311,7 +311,7 @@ def _calls(seen: Census, ctx: Context) -> Iterator[str]:
     said = "Of the run that wrote this card."
     if old:
         said += (
-            f" It took over {count(old, 'result')} and replies of runs before it, whose calls are "
+            f" It reused {count(old, 'result')} and replies of runs before it, whose calls are "
             "not counted here."
         )
     yield f"{said} {count(retries, 'attempt')} were retries; {count(refused, 'reply')} refused."
@@ -320,10 +320,12 @@ def _calls(seen: Census, ctx: Context) -> Iterator[str]:
         yield table(head, lines)
     if seen.rows and calls and not old:
         about = f"{calls / seen.rows:.2f} calls a row"
+        if new := sum(paid.new for paid in total):
+            about += f", {new / seen.rows:,.0f} prompt tokens computed for each"
         if out:
             kept = seen.kept / TOKEN
             about += (
-                f"; of the tokens paid for, about {kept / out:.2f} are kept in the rows "
+                f"; {kept / out:.2f} of the tokens that were written are kept in the rows "
                 f"(taking {TOKEN} characters for a token)"
             )
         if cost := sum(paid.cost for paid in total):
