@@ -12,8 +12,8 @@ from engine_pink_elephant.splits import TopicPair, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import Context, Reject, StageError, Text
-from engine.testing import collect, run_stage
+from engine import Context, Reject, Text
+from engine.testing import collect
 
 pytestmark = pytest.mark.anyio
 
@@ -267,9 +267,21 @@ class TestSplit:
         back = await parted(rows[::-1], validation=0.2, test=0.2)
         assert forth == back[::-1]
 
-    async def test_too_few_topics_and_shares_of_all_are_refused(self) -> None:
-        rows = [pair("a", "b", topic="tea"), pair("c", "d", topic="teas")]
-        with pytest.raises(StageError, match=r"1 topics in 2 pairs, and needs 3 for 3 parts"):
-            await run_stage(split, rows)
+    @pytest.mark.parametrize(
+        ("topics", "parts", "said"),
+        [
+            (["tea", "teas"], ["train", "train"], ["test", "validation"]),
+            (["tea", "tea", "cars"], ["train", "train", "test"], ["validation"]),
+            ([], [], ["test", "validation"]),
+        ],
+    )
+    async def test_with_too_few_topics_the_log_says_what_is_left_out(
+        self, caplog: Any, topics: list[str], parts: list[str], said: list[str]
+    ) -> None:
+        rows = [pair(f"one{n}", f"two{n}", topic=topic) for n, topic in enumerate(topics)]
+        assert await parted(rows, validation=0.1, test=0.2) == parts
+        assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == said
+
+    async def test_shares_of_all_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"test 0.6 and validation 0.4 leave nothing"):
-            await parted(rows, validation=0.4, test=0.6)
+            await parted([pair("a", "b")], validation=0.4, test=0.6)

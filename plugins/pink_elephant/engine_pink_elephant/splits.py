@@ -11,7 +11,6 @@ import anyio.to_thread
 from pydantic import Field
 
 from engine import Context, Estimate, Reject, Text, plan_of, stage
-from engine.errors import InputError
 from engine.rows import Added
 from engine_pink_elephant import naming
 from engine_pink_elephant.rows import Pair, Split, SplitName
@@ -42,8 +41,9 @@ async def split(
 
     Topics that nearly repeat each other stay together. No name is shared: a pair that bears, names
     or is named by a term or alias of a pair of another part is rejected as `crossing_pair`, from
-    train rather than from validation, and from there rather than from test. It raises InputError
-    where there are fewer topics than parts.
+    train rather than from validation, and from there rather than from test. Where there are fewer
+    topics than parts, as in a run with `--limit`, the log says which part gets none: validation,
+    then the test.
 
     - `validation`: the share of the pairs that is for validation, as near as whole topics allow.
     - `test`: the share of the pairs that is for the test.
@@ -55,6 +55,10 @@ async def split(
             yield row.add(Split(split="train"))
         return
     parts = await anyio.to_thread.run_sync(_parted, rows, wanted, ctx.rng)
+    for name in (name for name in wanted if name not in parts):
+        ctx.log.warning(
+            "pink.split: the %d pairs have too few topics: none is for %s", len(rows), name
+        )
     crossing = await anyio.to_thread.run_sync(_crossing, rows, parts)
     kept = {name: [at for at in parts[name] if at not in crossing] for name in parts}
     if left := await anyio.to_thread.run_sync(_crossing, rows, kept):
@@ -87,15 +91,10 @@ def _parted(
 ) -> Parts:
     """Return the parts, of whole clusters of topics, each as near to its share as they allow."""
     clusters = _clusters(rows)
-    parts = len(shares) + 1
-    if len(clusters) < parts:
-        raise InputError(
-            f"pink.split found {len(clusters)} topics in {len(rows)} pairs, and needs {parts} for "
-            f"{parts} parts: give more topics, or set `validation` or `test` to 0"
-        )
     rng.shuffle(clusters)
     found: dict[SplitName, list[int]] = {}
-    for left, (name, share) in zip(range(parts - 1, 0, -1), shares.items(), strict=False):
+    held = list(shares.items())[: max(len(clusters) - 1, 0)]
+    for left, (name, share) in zip(range(len(held), 0, -1), held, strict=True):
         taken = _nearest([len(c) for c in clusters], share * len(rows), len(clusters) - left)
         found[name] = sorted(at for number in taken for at in clusters[number])
         clusters = [c for number, c in enumerate(clusters) if number not in taken]
