@@ -15,7 +15,7 @@ from typing import Any, Literal
 import anyio.to_thread
 from pydantic import PositiveInt
 
-from engine.datasets import files, hub
+from engine.datasets import autocrit, files, hub, transcripts
 from engine.datasets.arrow import (
     arrow_records,
     count_rows,
@@ -25,7 +25,6 @@ from engine.datasets.arrow import (
 )
 from engine.datasets.formats import Records, text_records
 from engine.datasets.shapes import Mismatch, Shape, peeked
-from engine.datasets.transcripts import preference, preference_fields
 from engine.errors import nearest, short_path
 from engine.keys import canonical, digest
 from engine.rows import RESERVED, Reject, Row, preceded
@@ -38,6 +37,11 @@ __all__ = ["read"]
 _SLICE = re.compile(r"(-?\d+)?:(-?\d+)?", re.ASCII)
 CHUNK = 512
 """Rows that are read at once, in a thread."""
+CONVERSIONS = {
+    "hh-rlhf": (transcripts.preference, transcripts.preference_fields),
+    "autocrit": (autocrit.critique, autocrit.critique_fields),
+}
+"""What `convert` names: what it makes of a row's fields, and of their types."""
 
 
 @stage("dataset.read")
@@ -50,7 +54,7 @@ async def read(
     revision: str | None = None,
     streaming: bool = False,
     format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | None = None,
-    convert: Literal["hh-rlhf"] | None = None,
+    convert: Literal["hh-rlhf", "autocrit"] | None = None,
     numbers: tuple[str, ...] = (),
     id_field: str | None = None,
     rows: str | None = None,
@@ -68,7 +72,8 @@ async def read(
     - `revision`: a branch, tag or commit on the Hub.
     - `streaming`: read from the Hub row by row, without downloading all of it first.
     - `format`: what the files are, whatever their suffixes say.
-    - `convert`: `hh-rlhf` makes dialogues of the transcripts `chosen` and `rejected`.
+    - `convert`: `hh-rlhf` makes dialogues of the transcripts `chosen` and `rejected`; `autocrit` of
+      transcripts with critiques and revisions.
     - `numbers`: the columns of a CSV file whose cells are numbers; all others are texts.
     - `id_field`: the field that a row's id is made from; left out, it is made from the content.
     - `rows`: which rows, as Python counts them: `"0:1700"` the first 1,700, `"-300:"` the last 300;
@@ -123,7 +128,7 @@ def read_fields(
             + nearest(id_field, shapes, say="; did you mean {!r}?")
         )
     fields = {name: shape.hint for name, shape in shapes.items()}
-    return preference_fields(fields) if convert else fields
+    return CONVERSIONS[convert][1](fields) if convert else fields
 
 
 @dataclass(frozen=True)
@@ -306,7 +311,7 @@ def _row(
         raise ValueError(f"{place}: no field can be named {odd!r}: rename it")
     key = None if id_field is None else _key(record, id_field, place)
     if convert is not None:
-        converted = preference(fields, place)
+        converted = CONVERSIONS[convert][0](fields, place)
         if isinstance(converted, Reject):
             return converted
         fields = converted

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engine_pink_elephant import axes, vectors
-from engine_pink_elephant.plans import plans
+from engine_pink_elephant.plans import plans, plans_estimate
 from engine_pink_elephant.rows import Pair, Plan
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +79,15 @@ class TestManyPlansACall:
         schema = chat.requests[0].schema
         assert schema is not None
         assert schema["properties"]["plans"]["minItems"] == 10
+
+    @pytest.mark.parametrize(("per_pair", "per_call"), [(50, None), (7, 3), (2, 50), (3, 1)])
+    async def test_the_estimate_counts_the_same_calls(
+        self, pair: Pair, per_pair: int, per_call: int | None
+    ) -> None:
+        chat = FakeChat(lambda request: written(request) if request.schema else "-", can=STRONG)
+        rows = await planned(chat, pair, per_pair=per_pair, per_call=per_call)
+        said = plans_estimate(4, per_pair=per_pair, per_call=per_call)
+        assert (said.rows, said.calls) == (4 * len(rows), 4 * len(chat.requests))
 
     async def test_a_plan_is_a_slice_of_the_reply_with_the_words_of_its_point(
         self, pair: Pair

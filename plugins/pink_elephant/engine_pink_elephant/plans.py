@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from typing import Annotated, Any, Protocol
 
 import anyio.to_thread
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, create_model
 
-from engine import Context, Reject, Text, stage
+from engine import Context, Estimate, Reject, Text, plan_of, stage
 from engine.chat import Chat, Sampling
 from engine.text import TextError, find_json, parse_json
 from engine_pink_elephant import axes, gates, vectors
@@ -189,3 +190,13 @@ def _schema(count: int) -> Any:
     """Return the model of a reply with so many plans: an endpoint with schemas obeys the count."""
     exactly = Field(json_schema_extra={"minItems": count, "maxItems": count})
     return create_model("Plans", plans=(list[Line], exactly))
+
+
+@plan_of(plans)
+def plans_estimate(rows: float, *, per_pair: int, per_call: int | None) -> Estimate:
+    """Return what plans take, in tokens of Qwen2.5; none is asked for again."""
+    size = min(per_call or PER_CALL, per_pair)
+    calls, made = rows * ceil(per_pair / size), rows * per_pair
+    if size == 1:
+        return Estimate(made, calls, new=45 * calls, cached=330 * calls, out=35 * made)
+    return Estimate(made, calls, new=23 * calls + 23 * made, cached=520 * calls, out=60 * made)
