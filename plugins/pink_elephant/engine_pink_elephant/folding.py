@@ -118,6 +118,8 @@ def fold(text: str) -> Folded:
     starred = Folded(decoded, spans) if "*" in text and _STARRED.search(decoded) else None
     if "*" in text or "~~" in text or "`" in text:
         decoded, spans = _replaced(decoded, spans, _EMPHASIS, lambda _: "")
+    if "[" in text:
+        decoded, spans = _replaced(decoded, spans, _BRACKET, lambda m: m[1])
     folded = Folded(decoded, spans)
     folded.starred = starred
     return folded
@@ -137,6 +139,7 @@ _NAMING = re.compile(r"\b(?:href|src|alt|title|content|value|placeholder)\s*=", 
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}){1,64}")
 _STARRED = re.compile(r"\w\*")
+_BRACKET = re.compile(r"(?<![^\W_])\[([A-Za-z])\](?=[a-z])")  # [N]ike
 _EMPHASIS = re.compile(r"(?<=[^\W_])(?:\*{1,3}|~~|`)(?=[^\W_])")
 
 
@@ -197,7 +200,7 @@ _SINGLE = dict(
 _SEVERAL = {
     "ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "þ": "th", "Þ": "TH",
     "ð": "d", "Ð": "D", "™": " ", "®": " ", "©": " ", "℠": " ", "ـ": "", "\u3164": "",
-    "\u2800": " ",
+    "\u2800": " ", "‧": "·", "\u093c": "",
 }  # fmt: skip
 _MARKS = dict.fromkeys("‘’ʼʻ‛´′ˈ`＇", "'") | dict.fromkeys("“”„‟″«»＂", '"')  # noqa: RUF001
 _DASHES = dict.fromkeys("‐‑‒–—―−﹣－", "-")  # noqa: RUF001
@@ -221,6 +224,8 @@ class _Folds(dict[int, str]):
         category = unicodedata.category(char)
         if category in ("Cf", "Me") or (category == "Mn" and not _KEPT_MARKS.match(char)):
             return ""
+        if category == "Sk":
+            return "'" if char == "\u00b4" else ""
         parts = unicodedata.normalize("NFKD", char)
         if category != "Mn" and unicodedata.name(parts[0], "").split(" ")[0] in (
             *_SCRIPTS,
@@ -228,7 +233,9 @@ class _Folds(dict[int, str]):
         ):
             kept = (p for p in parts if unicodedata.category(p) not in ("Mn", "Me", "Cf"))
             return "".join(_SINGLE.get(p) or _SEVERAL.get(p) or p for p in kept)
-        return unicodedata.normalize("NFKC", char)
+        if category == "Nd":
+            return str(unicodedata.digit(char))
+        return unicodedata.normalize("NFKC", char).replace("\u093c", "")
 
 
 _FOLDS = _Folds()
@@ -237,8 +244,8 @@ _LOOKALIKES = str.maketrans(
     "АВЕЅІЈКМНОРСТХУԚԜӀаеѕіјкорсхуһԁԛԝӏ"
     "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧανορτυχκιγεη"
     "օսհոց"  # noqa: RUF001
-    "ᎪᏴᏟᎠᎬᏀᎻᎫᏦᏞᎷᏢᏚᎢᏙᎳᏃᎡ",  # noqa: RUF001
-    "ABESIJKMHOPCTXYQWIaesijkopcxyhdqwlABEZHIKMNOPTYXavoptuxkiyenouhngABCDEGHJKLMPSTVWZR",
+    "ᎪᏴᏟᎠᎬᏀᎻᎫᏦᏞᎷᏢᏚᎢᏙᎳᏃᎡᎥ",  # noqa: RUF001
+    "ABESIJKMHOPCTXYQWIaesijkopcxyhdqwlABEZHIKMNOPTYXavoptuxkiyenouhngABCDEGHJKLMPSTVWZRi",
 )
 _FOREIGN = re.compile("[\u0370-\u03ff\u0400-\u052f\u0530-\u058f\u13a0-\u13ff]")
 _LETTERS = re.compile(r"[^\W\d_]+")

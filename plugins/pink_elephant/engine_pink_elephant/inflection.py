@@ -73,6 +73,8 @@ def plurals(word: str) -> list[str]:
         found.append(word + "es")
     if word[-1] == "y" and len(word) > 3 and word[-2] not in "aeiou":
         found.append(word[:-1] + "ies")
+    if word.endswith("sis") or word == "axis":
+        found.append(word[:-2] + "es")
     if word.endswith("man") and len(word) > 4:
         found.append(word[:-3] + "men")
     if word in ("man", "woman"):
@@ -92,6 +94,8 @@ def _singulars(word: str, name: bool) -> list[str]:
     found = [word[: -len(many)] + one for many, one in _SINGULAR.items() if _ends(word, many)]
     if (word.endswith("men") and len(word) > 5) or word == "men":
         found.append(word[:-2] + "an")
+    if word.endswith(("lyses", "theses", "crises")):
+        found.append(word[:-2] + "is")
     if word.endswith("s") and not word.endswith(("ss", "us", "is", "ics")):
         if word.endswith("ies") and len(word) > 4:
             found += [word[:-3] + "y", word[:-1]]

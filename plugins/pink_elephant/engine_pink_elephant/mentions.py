@@ -154,15 +154,23 @@ def _spelled(chars: str, tokens: list[Token], at: int, key: Key) -> int | None:
     if AMP in key.joints.values() and apart < list(key.joints.values()).count(AMP):
         return None
     if inner and not _letter_by_letter(chars, tokens, at, last, key):
-        if size < 5 or len(inner) > 1 or not _HYPHEN.fullmatch(inner[0]):
-            return None
-        if min(len(part.low) for part in tokens[at : last + 1]) < 2:
+        parts = tokens[at : last + 1]
+        hyphens = all(map(_HYPHEN.fullmatch, inner)) and len({gap[0] for gap in inner}) == 1
+        apart = hyphens and size > 4 and not all(len(part.low) == 1 for part in parts)
+        if not apart and not (inner == [" "] and key.proper and _titled(chars, parts)):
             return None
     return last
 
 
-_HYPHEN = re.compile(r"-(?:\s?\n\s{0,8})?")
-_GAP = re.compile(r"(?:[\s_*~`\"'\\-]|·|•|\.(?!\s)){0,6}|[ \t]?-?[ \t]?\n[ \t>]{0,12}")
+def _titled(chars: str, parts: list[Token]) -> bool:
+    """Return whether the two halves of a name are written as two names: Face Book."""
+    return len(parts) == 2 and all(
+        len(part.low) > 2 and chars[part.start : part.stop].istitle() for part in parts
+    )
+
+
+_HYPHEN = re.compile(r"[-·](?:\s?\n\s{0,8})?")
+_GAP = re.compile(r"(?:[\s_*~`\"'\\-]|·|•|\.(?!\s)){0,6}|\+|[ \t]?-?[ \t]?\n[ \t>]{0,12}")
 _POINT = re.compile(r"\.\s")
 _AMP = re.compile(r"\s?(?:&|\+|'?n'?)\s?")
 _APOSTROPHE = re.compile(r"['`]?|\s'|'\s")
@@ -248,7 +256,7 @@ def _cased(folded: Folded, tokens: list[Token], at: int, last: int, key: Key, sp
     if spelled[:same] == written[:same]:
         return not (opens and _is_word(folded, tokens, last, key, spelled))
     if spelled.isupper():
-        return len(spelled) > 1
+        return 1 < len(spelled) <= len(written)
     if written.islower() and opens:
         return spelled[0].isupper() and spelled[1:].islower()
     return (
@@ -284,12 +292,11 @@ def _begins(folded: Folded, tokens: list[Token], at: int, key: Key) -> bool:
     if before.isalnum():
         if not before.isascii() and scripts.UNSPACED.match(before):
             return True
-        return (
-            not before.isdigit()
-            and chars[start].isupper()
-            and before.islower()
-            and _hump(folded, start, tokens[at].stop, key)
-        )
+        if not chars[start].isupper() or len(key.letters) < 3:
+            return False
+        if before.isdigit():
+            return key.proper
+        return before.islower() and _hump(folded, start, tokens[at].stop, key)
     if key.single and before in "&.-'":
         return start < 2 or not chars[start - 2].isalnum() or chars[start - 2].isdigit()
     if before.isspace() and "\n" in chars[max(0, start - 9) : start]:
@@ -327,7 +334,7 @@ def _ends(folded: Folded, tokens: list[Token], last: int, key: Key, start: int) 
     if after.isdigit():
         return not key.single and not key.letters[-1].isdigit()
     if key.letters[-1].isdigit():
-        return after.isupper()
+        return after.isupper() or any(t.low in vocabulary.MODELS for t in tokens[last + 1 :][:1])
     return after.isupper() and chars[stop - 1].islower() and _hump(folded, start, stop, key)
 
 
@@ -364,7 +371,7 @@ def _hump(folded: Folded, start: int, stop: int, key: Key) -> bool:
     before = _LAST_HUMP.search(chars, first, start)
     if before and (len(before[0]) == 1 or before[0].lower() in ("mc", "mac", "de", "le", "la")):
         return False
-    return key.proper
+    return key.proper or len(key.letters) > 2
 
 
 _LAST_HUMP = re.compile(r"[A-Z]?[a-z]+\Z")

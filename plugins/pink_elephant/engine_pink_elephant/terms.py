@@ -99,7 +99,7 @@ def keys(terms: tuple[str, ...], case_sensitive: bool = False) -> Keys:
     for term in terms:
         plain = str(term)
         low = fold(plain).low.strip()
-        if scripts.UNSPACED.search(low):
+        if scripts.UNSPACED.search(low) or _PICTURE.fullmatch(low):
             unspaced[low] = None
             continue
         said = [plain]
@@ -130,6 +130,9 @@ def keys(terms: tuple[str, ...], case_sensitive: bool = False) -> Keys:
     )
 
 
+_PICTURE = re.compile("[\u2190-\u2bff\U0001f000-\U0001faff]+")
+
+
 def _probe(spelled: Iterable[Key]) -> re.Pattern[str]:
     beginnings: dict[str, None] = {}
     for key in spelled:
@@ -138,8 +141,8 @@ def _probe(spelled: Iterable[Key]) -> re.Pattern[str]:
             beginnings[re.escape(first)] = None
             continue
         apart = r"[\W_]{0,16}"
-        one = apart if 1 in key.joints else r"(?:[\W_]{1,3}(?=.(?![^\W_])))?"
-        two = apart if 2 in key.joints else r"(?:-\s{0,9}|[\W_]{1,3}(?=.(?![^\W_])))?"
+        one = apart if 1 in key.joints else r"(?:[-·]|[\W_]{1,3}(?=.(?![^\W_])))?"
+        two = apart if 2 in key.joints else r"(?:[-·]\s{0,9}|[\W_]{1,3}(?=.(?![^\W_])))?"
         beginnings[first + one + (rest if len(rest) < 2 else rest[0] + two + rest[1])] = None
     return re.compile("|".join(beginnings) or "(?!)")
 
@@ -154,7 +157,7 @@ def _keys(term: str, case_sensitive: bool) -> Iterator[tuple[Key, bool]]:
     exact = (
         case_sensitive
         or term.endswith("?")
-        or (len(words) == 1 and term.isupper() and term.lower() in vocabulary.WORDS_IN_CAPITALS)
+        or (term.isupper() and _initials(words) in vocabulary.WORDS_IN_CAPITALS)
     )
     for style in _styles(words):
         yield from _forms(style, head, tail, exact, case_sensitive)
@@ -164,6 +167,12 @@ def _keys(term: str, case_sensitive: bool) -> Iterator[tuple[Key, bool]]:
         yield from _forms([*words, *(_Word(w, "") for w in _SPOKEN[tail])], "", "", exact, True)
     if head:
         yield from _forms([_Word("dot", ""), *words], "", "", False, True)
+
+
+def _initials(words: list[_Word]) -> str:
+    """Return an initialism in lower case, be it written with points: US, U.S."""
+    joined = "".join(word.written for word in words).lower()
+    return joined if all(word.before in ("", ".") for word in words) else ""
 
 
 def _words(term: str) -> list[_Word]:

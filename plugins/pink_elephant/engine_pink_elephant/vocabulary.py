@@ -17,19 +17,19 @@ COMMON = _set(
     " game gap giant glass good guardian heart independent jet key killer kind king kink lion"
     " living mean met mirror moment nation need new nerd net office page panther part paper"
     " patriot pirate pixel plain police prime queen raider rain ram ranger ray record red rocket"
-    " root saint scout sense short sign sim slack smith snicker sound spectator spirit sport spur"
-    " square star step stone strip sun suit sweet sweat telegraph thing tide tiger time trunk twin"
-    " van voice war warrior wave west wing wire witcher wolf word work world window verge boss"
-    " rolling"
+    " root saint scout sense short sign sim slack smith snicker sound spectator spirit sport"
+    " spur square star step stone strip sun suit sweet sweat telegraph thing tide tiger time"
+    " trunk twin van voice war warrior wave west wing wire witcher wolf word work world window"
+    " verge boss rolling"
 )
 """Words that a name is not shortened to: Windows is not named by `window`."""
 
 ALONE = _set(
-    "news species series customs arms shorts slacks trunks glasses sweets means mars texas paris"
-    " athens vegas dallas james thomas christmas lens gas pass jeans pants tights mathematics"
-    " physics economics politics gymnastics athletics ethics classics chess tennis always perhaps"
-    " its his this thus us plus bias canvas pilates atlas alias yes iris oasis basis adidas asus lotus"
-    " corps premises proceeds remains thanks odds goods dress less"
+    "news species series customs arms shorts slacks trunks glasses sweets means mars texas"
+    " paris athens vegas dallas james thomas christmas lens gas pass jeans pants tights"
+    " mathematics physics economics politics gymnastics athletics ethics classics chess tennis"
+    " always perhaps its his this thus us plus bias canvas pilates atlas alias yes iris oasis"
+    " basis adidas asus lotus corps premises proceeds remains thanks odds goods dress less"
 )
 """Words in s that are plurals only, or no plurals at all."""
 
@@ -46,24 +46,26 @@ SPORTS = _set("bowl fence fish row curl")
 
 NO_VERB = _set(
     "spring string thing king ring wing sting pudding ceiling evening morning duckling sibling"
-    " sterling viking lightning wedding clothing bring offspring stocking darling dumpling earring"
-    " nothing something anything everything building herring awning being shilling inning"
+    " sterling viking lightning wedding clothing bring offspring stocking darling dumpling"
+    " earring nothing something anything everything building herring awning being shilling"
+    " inning"
 )
 """Words in `ing` that no verb makes."""
 
 ACTIVITIES = _set(
     "golf surf ski swim jog hike bike skate sail kayak canoe snowboard skateboard windsurf"
     " kitesurf snorkel blog vlog podcast dance knit crochet vape skydive scuba rollerblade"
-    " longboard wrestle snowshoe paraglide ice-skate tweet google meditate karate"
+    " longboard wrestle snowshoe paraglide ice-skate tweet google meditate run gamble smoke bake"
+    " climb walk sing draw paint camp karate"
 )
 """Words for activities that are verbs as they are."""
 
 VERBS = _set(
     "nestle target stripe chase ring nest slack zoom signal bolt hinge bumble kindle fire shell"
     " sprint square jump boost express gain bounce snap match discover total shift shield guess"
-    " visa gap dove tide crest dawn dash mint notion bench branch converge crush drift edge engage"
-    " flip focus link nudge pulse quest reach scout shuffle spring spark sprout surge swipe swish"
-    " twist vanish wander wish launch charge"
+    " visa gap dove tide crest dawn dash mint notion bench branch converge crush drift edge"
+    " engage flip focus link nudge pulse quest reach scout shuffle spring spark sprout surge"
+    " swipe swish twist vanish wander wish launch charge"
 )
 """Names that are verbs, too: what looks like their forms is the verb's."""
 
@@ -74,8 +76,8 @@ DETERMINERS = _set("the your my his her our their this that these those it them 
 """After one of these, the capital word that opens a sentence is a verb."""
 
 AFTER_GO = DETERMINERS | _set(
-    "to ahead for back home away on out up down with get and straight see left right through over"
-    " into find by off now there outside inside easy big all"
+    "to ahead for back home away on out up down with get and straight see left right through"
+    " over into find by off now there outside inside easy big all"
 )
 """The same for `Go`."""
 
@@ -84,8 +86,8 @@ PREFIXES = _set("non anti pro ex pre post mid semi self all like fellow")
 
 SUFFIXES = _set(
     "based free like style styled flavoured flavored shop shops lover lovers loving drinker"
-    " drinkers related made branded owned powered inspired friendly specific only focused centric"
-    " sized"
+    " drinkers related made branded owned powered inspired friendly specific only focused"
+    " centric sized"
 )
 """What stands after a name and a hyphen."""
 
@@ -94,22 +96,26 @@ OTHERS = _set(
     " mastercard snapchat powerpoint linkedin typescript coffeescript mysql postgresql nosql"
     " airbnb dropbox chatgpt mailchimp soundcloud foursquare salesforce sharepoint bitbucket"
     " notepad photoshop openai deepmind wikipedia pinterest instagram telegram whatsapp"
+    " blackberry playstation starbucks doordash grubhub airpods gamestop fedex wechat onedrive"
+    " onenote homepod carplay tripadvisor duckduckgo quicktime firefox thunderbird cloudflare"
+    " snowflake hubspot zendesk evernote netflix soundbar smartphone headphone watermelon"
 )
 """Names that hold another name, and are not its."""
 
 AFFIXES = _set(
-    "i we the my our your get buy go try love ilove welove lover lovers loving life time day team"
-    " fan fans club shop shops store stores official us uk usa de eu app apps news world hq help"
-    " support online shoes style gram addict addicts care best new free not no anti boycott inc"
-    " corp co company group global girl girls boy boys gang nation daily now live tech web"
+    "i we the my our your get buy go try love ilove welove lover lovers loving life time day"
+    " team fan fans club shop shops store stores official us uk usa de eu app apps news world hq"
+    " help support online shoes style gram addict addicts care best new free not no anti boycott"
+    " inc corp co company group global girl girls boy boys gang nation daily now live tech web"
 )
 """What stands with a name in hashtags, handles and domains."""
 
 WORDS_IN_CAPITALS = _set(
-    "it us who is as at an am be by do go he hi if in me my no of on or so to up we ms mr are all"
-    " and any can for has her him his how its may new not now off old one out she the too was way"
-    " aids bat cat gap pin ram sad set tip war ace act aid arm art bus cap car dam fed hub ice map"
-    " mac mad met mid nap oh ok pop rap rat sat see spa tan tea van vat wto wo oar ids"
+    "it us who is as at an am be by do go he hi if in me my no of on or so to up we ms mr are"
+    " all and any can for has her him his how its may new not now off old one out she the too"
+    " was way aids bat cat gap pin ram sad set tip war ace act aid arm art bus cap car dam fed"
+    " hub ice map mac mad met mid nap oh ok pop rap rat sat see spa tan tea van vat wto wo oar"
+    " ids"
 )
 """Initialisms that are words when written small."""
 
@@ -119,7 +125,10 @@ INLINE = _set(
 """HTML tags that part no words."""
 
 NUMBERS = _list(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-    " sixteen seventeen eighteen nineteen twenty"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    " fifteen sixteen seventeen eighteen nineteen twenty"
 )
 """The numbers from 0 on."""
+
+MODELS = _set("pro max plus mini ultra slim lite air se ti xl fe promax gb s e x")
+"""What may follow a number within a name without a space: iphone15pro."""
