@@ -8,6 +8,7 @@ from engine_pink_elephant import vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pydantic import TypeAdapter
 
 from engine.errors import ResourceError
 
@@ -79,6 +80,12 @@ def test_what_is_no_model_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ResourceError, match=r"'no/such-model': there is no such folder"):
         vectors.load("no/such-model")
+
+
+def test_a_folder_is_told_from_a_hub_id_as_it_is_written() -> None:
+    names = TypeAdapter(vectors.Name)
+    assert names.validate_python("org/model") == "org/model"
+    assert names.validate_python("./model") == Path("./model")
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

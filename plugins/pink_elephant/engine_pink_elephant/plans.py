@@ -60,8 +60,8 @@ async def plans(
     ctx: Context,
     per_pair: PositiveInt = 50,
     per_call: Annotated[int, Field(ge=1, le=50)] | None = None,
-    embedding: str | None = None,
-    paraphrase: Annotated[float, Field(gt=0, le=1)] = 0.35,
+    embedding: vectors.Name | None = None,
+    paraphrase: Annotated[float, Field(gt=0, le=1)] = 0.25,
 ) -> AsyncIterator[Plan | Reject]:
     """Plan `per_pair` conversations, each at another point of the axes and unlike the others.
 
@@ -72,10 +72,11 @@ async def plans(
     - `per_call`: how many plans a call writes, as JSON. With 1 it writes one line, and where the
       endpoint continues a prefix, it goes on from the plan's first words: for small models. Left
       out, it is 1 where the endpoint continues a prefix, else 10.
-    - `embedding`: a model that finds plans which say the same in other words: a folder or Hub id of
-      a static table (model2vec) or a sentence-transformers model. Left out, only copies are found.
+    - `embedding`: a model that finds plans which say the same in other words: a folder (`./model`)
+      or Hub id of a static table (model2vec) or a sentence-transformers model. Left out, only
+      copies are found.
     - `paraphrase`: the cosine, around the mean of the pair's plans, above which two of them say the
-      same. The default suits all-MiniLM-L6-v2; a static table needs less, 0.25 to 0.3.
+      same. The default suits all-MiniLM-L6-v2, and static tables made of it.
     """
     size = per_call or (1 if "prefix" in llm.can else PER_CALL)
     ask: Ask = _one if size == 1 else _many
@@ -107,7 +108,7 @@ async def plans(
             return
     for one in left:
         if one.fault:
-            yield Reject(one.fault.reason, span=one.fault.span)
+            yield Reject(one.fault.reason, span=one.plan if one.instead else one.fault.span)
 
 
 def _fault(plan: Text | None, pair: Pair) -> Fault | None:

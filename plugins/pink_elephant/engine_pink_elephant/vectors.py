@@ -7,8 +7,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import AfterValidator
+
+from engine import InputPath
 from engine.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -17,7 +20,19 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
 
-__all__ = ["Embed", "centred", "load", "vendi"]
+__all__ = ["Embed", "Name", "centred", "load", "vendi"]
+
+
+def _named(name: str | Path) -> str | Path:
+    text = str(name)
+    return Path(text) if text.startswith(("./", "../", "/", "~")) or text.endswith("/") else text
+
+
+Name = Annotated[str | InputPath, AfterValidator(_named)]
+"""A Hub id, or a folder: what begins with `./`, `../`, `/` or `~`, or ends with `/`.
+
+A folder is relative to the pipeline file, and counted by its content.
+"""
 
 Embed = Callable[[Sequence[str]], "Vectors"]
 """Texts to unit vectors, one row each."""
@@ -29,7 +44,7 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*/*.json", "*/*.safetensors"]
 
 
 @cache
-def load(name: str | None = None) -> Embed:
+def load(name: str | Path | None = None) -> Embed:
     """Return what turns texts into unit vectors.
 
     `name` is a folder, or an id on the Hugging Face Hub, of a static table of token vectors
@@ -40,10 +55,11 @@ def load(name: str | None = None) -> Embed:
     """
     if name is None:
         return _grams
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _downloaded(name)
-    return _transformer(folder, name) if _is_transformer(folder) else _static(folder, name)
+        folder = _downloaded(str(name))
+    make = _transformer if _is_transformer(folder) else _static
+    return make(folder, str(name))
 
 
 def centred(vectors: Vectors) -> Vectors:
@@ -139,13 +155,20 @@ def _transformer(folder: Path, name: str) -> Embed:
     try:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
     except ImportError as error:
         raise _missing(name, "torch and transformers", error) from error
     pooling = folder / "1_Pooling" / "config.json"
     if pooling.is_file() and not _pools_means(json.loads(pooling.read_text("utf-8"))):
         raise ResourceError(f"embedding {name!r}: only models with mean pooling can be used")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # the terminal is the run's own view
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder).eval()
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     longest = getattr(model.config, "max_position_embeddings", None)
 
     def embed(texts: Sequence[str]) -> Vectors:
