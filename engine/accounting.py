@@ -13,7 +13,7 @@ from engine.store.protocol import Fate, Store
 
 __all__ = ["Status", "Summary", "check_counts", "check_manifest"]
 
-Status = Literal["running", "done", "failed", "cancelled", "interrupted"]
+Status = Literal["running", "done", "pilot", "failed", "cancelled", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ class Context:
     open_blobs: Blobs | None = None
     asked: Counter[tuple[str, bytes]] = field(default_factory=Counter)
     """How often each row has made each request, whatever the names that its chats go by."""
+    waited: float = 0.0
+    """Seconds that it has waited for others so far."""
     _rng: random.Random | None = None
     _waiting: int = 0
 
@@ -86,6 +88,7 @@ class Context:
         self._waiting += 1
         if self._waiting == 1:
             self.counters.parked += self.rows
+            self._since = anyio.current_time()
             if self.scope is not None:
                 self._left = self.scope.deadline - anyio.current_time()
                 self.scope.deadline = math.inf
@@ -95,10 +98,12 @@ class Context:
             self._waiting -= 1
             if not self._waiting:
                 self.counters.parked -= self.rows
+                self.waited += anyio.current_time() - self._since
                 if self.scope is not None:
                     self.scope.deadline = anyio.current_time() + self._left
 
     _left: float = math.inf
+    _since: float = 0.0
 
     @property
     def rng(self) -> random.Random:

@@ -49,6 +49,7 @@ class Executor:
         self.pipeline, self.store, self.limit = pipeline, store, limit
         self.accepted = accepted
         self.runners: Mapping[str, type[Runner]] = RUNNERS
+        self.execution: Callable[..., Execution] = Execution
         self.opened = pipeline.given
         self.inputs, self.into = inputs, into
         self.counters = {
@@ -81,7 +82,7 @@ class Executor:
                     tasks = _Tasks(group, self.fail)
                     runners: dict[str, Runner] = {}
                     for key, wired in self.pipeline.stages.items():
-                        execution = Execution(
+                        execution = self.execution(
                             wired,
                             self.pipeline,
                             pool,

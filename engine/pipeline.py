@@ -15,6 +15,7 @@ from engine.checks import check_counted, check_priced, check_written, listed, un
 from engine.errors import EngineError, InputError, PipelineError, nearest
 from engine.fieldflow import FieldFlow
 from engine.fingerprint import stage_parts
+from engine.forecast import forecast
 from engine.loader import Document, Place, load, override
 from engine.plugins import Plugins, local_stage
 from engine.resources import Resource, ResourceSpec
@@ -110,6 +111,7 @@ def read_pipeline(
     check_counted(document, model, stages)
     check_priced(document, model, resources or {})
     check_written(stages.values())
+    forecast(stages, order, parts.resources)
     for wired in stages.values():
         identities = {name: parts.identities[key] for name, key in wired.resources.items()}
         given_to = wired.place / "with"

@@ -53,7 +53,7 @@ class Run:
         self.pipeline, self.store = pipeline, store
         self._begins = fresh, check_keep(pipeline, keep, fresh=fresh), redrive
         self._output = Channel(lambda: False, lambda: None)
-        self._executor = Executor(
+        self._executor: Executor = Executor(
             pipeline, store, inputs=inputs, into=into, limit=limit, output=self._output
         )
         self._status: Status = "running"
@@ -152,7 +152,7 @@ class Run:
                             lambda name: RunEnded(name, self._status, self.counters)
                         )
                         if self.store is not None:
-                            await self.store.end(self._status, self.summary.as_dict())
+                            await self.store.end(self._status, self._record())
         except Exception as error:
             if not started:
                 raise
@@ -160,15 +160,25 @@ class Run:
         finally:
             self._left.set()
 
+    _done: Status = "done"
+    """What a run that came to its end is."""
+
+    def _check_counts(self) -> None:
+        check_counts(self.pipeline, self.counters)
+
+    def _record(self) -> Mapping[str, Any]:
+        """Return what the store keeps of the run, as plain JSON."""
+        return self.summary.as_dict()
+
     async def _execute(self) -> None:
         try:
             with self._scope:
                 await self._executor.run()
-                check_counts(self.pipeline, self.counters)
+                self._check_counts()
                 if self.store is not None:
                     await self.store.flush()
                     check_manifest(self.summary, self.store)
-                self._status = "done"
+                self._status = self._done
         except Exception as error:
             self._error = first_error(error)
             self._status = "failed"

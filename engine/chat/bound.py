@@ -39,6 +39,8 @@ class Endpoint(Chat, abc.ABC):
     """What people call the model; it stands in traces beside the identity."""
     sampling: Sampling = Sampling()
     limiter: Limiter
+    prices: tuple[float, float, float] | None = None
+    """What a million new, cached and generated tokens cost, where that is known."""
     surrogates: int = 0
     """Lone surrogates in prompts that were sent as U+FFFD, because UTF-8 cannot carry them."""
 

@@ -106,6 +106,8 @@ class Limiter:
         self.longest, self.cooldown = longest, cooldown
         self.random = random.Random()
         self.in_flight = 0
+        self.a_minute = {"rpm": rpm, "input_tpm": input_tpm, "output_tpm": output_tpm, "tpm": tpm}
+        """The budgets, as they were given."""
         self._budgets: list[tuple[Budget, Callable[[Need], float]]] = [
             (Budget(limit), amount)
             for limit, amount in (

@@ -83,7 +83,7 @@ class OpenAIChat(Endpoint):
         self._server = SERVERS[server or ("other" if base_url else "openai")]
         self._features = frozenset(self._server.features if features is None else features)
         self._server.check(sorted(self._features), sampling.model_dump())
-        self._timeout, self._prices, self._max_reply = timeout, prices, ByteSize(max_reply)
+        self._timeout, self.prices, self._max_reply = timeout, prices, ByteSize(max_reply)
         self._host = _host(base_url)
         self._connection: Connection | None = None
         self._banned: dict[str, frozenset[int]] = {}
@@ -227,7 +227,7 @@ class OpenAIChat(Endpoint):
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             return Usage()
         tokens = (max(0, prompt - cached), max(0, cached), max(0, out))
-        prices = self._prices or (0.0, 0.0, 0.0)
+        prices = self.prices or (0.0, 0.0, 0.0)
         cost = sum(price * count / 1e6 for price, count in zip(prices, tokens, strict=True))
         return Usage(*tokens, cost)
 
