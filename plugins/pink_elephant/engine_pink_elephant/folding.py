@@ -83,26 +83,25 @@ class Folded:
         read |= {_TALL.sub("l", self.chars)}
         return tuple(Folded(chars) for chars in sorted(read - {self.chars}))
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Return for each folded character where it stands in the text given to `fold`."""
+    def span(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the place in the text given to `fold` of a part of the folded one."""
+        if self._spans is None:
+            return start, stop
+        return self._spans[start][0], self._spans[stop - 1][1]
+
+    @cached_property
+    def _spans(self) -> list[tuple[int, int]] | None:
+        """For each folded character its place in the text; None where the places are the same."""
+        if self._decoded is None and all(len(_FOLDS[ord(char)]) == 1 for char in set(self.text)):
+            return None
         spans: list[tuple[int, int]] = []
         for place, char in enumerate(self.text):
-            made = char if char.isascii() else _FOLDS[ord(char)]
+            made = _FOLDS[ord(char)]
             start, stop = self._decoded[place] if self._decoded else (place, place + 1)
             if not made and spans and unicodedata.category(char) in ("Mn", "Me"):
                 spans[-1] = spans[-1][0], stop  # an accent belongs to its letter
             spans += [(start, stop)] * len(made)
         return spans
-
-    def span(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the place in the text given to `fold` of a part of the folded one."""
-        if self._decoded is None and self.text.isascii():
-            return start, stop
-        return self._all_spans[start][0], self._all_spans[stop - 1][1]
-
-    @cached_property
-    def _all_spans(self) -> list[tuple[int, int]]:
-        return self.spans()
 
 
 @lru_cache(maxsize=64)
@@ -215,9 +214,11 @@ class _Folds(dict[int, str]):
 
     @staticmethod
     def _folded(char: str) -> str:
+        if char.isascii() and char != "`":
+            return char
         known = {**_SINGLE, **_SEVERAL, **_MARKS, **_DASHES}.get(char)
-        if known is not None or char.isascii():
-            return char if known is None else known
+        if known is not None:
+            return known
         for first in (0x1F130, 0x1F150, 0x1F170):  # letters in boxes and discs
             if first <= ord(char) < first + 26:
                 return chr(ord("A") + ord(char) - first)
@@ -247,6 +248,7 @@ _LOOKALIKES = str.maketrans(
     "ᎪᏴᏟᎠᎬᏀᎻᎫᏦᏞᎷᏢᏚᎢᏙᎳᏃᎡᎥ",  # noqa: RUF001
     "ABESIJKMHOPCTXYQWIaesijkopcxyhdqwlABEZHIKMNOPTYXavoptuxkiyenouhngABCDEGHJKLMPSTVWZRi",
 )
+_AMONG_LATIN = str.maketrans("тмнвпгь", "tmhbnrb")
 _FOREIGN = re.compile("[\u0370-\u03ff\u0400-\u052f\u0530-\u058f\u13a0-\u13ff]")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
@@ -262,8 +264,10 @@ def _looked_at(m: re.Match[str]) -> str:
     word = m[0]
     if not _FOREIGN.search(word):
         return word
+    if _ANY_LATIN.search(word):
+        return word.translate(_LOOKALIKES).translate(_AMONG_LATIN)
     seen = word.translate(_LOOKALIKES)
-    return seen if seen.isascii() or _ANY_LATIN.search(word) else word
+    return seen if seen.isascii() else word
 
 
 _ANY_LATIN = re.compile("[A-Za-z]")

@@ -43,7 +43,7 @@ _DERIVED = {
     "biking": ("biker", "bikers"), "reddit": ("redditor", "redditors"),
     "photography": ("photographer", "photographers"), "gardening": ("gardener", "gardeners"),
 }  # fmt: skip
-_RU = "а я у ю ы и е о ой ей ом ем ам ям ами ями ах ях ов ев".split()  # noqa: RUF001, SIM905
+_RU = "а я у ю ы и е о ои еи ом ем ам ям ами ями ах ях ов ев".split()  # noqa: RUF001, SIM905
 _CYRILLIC = re.compile(r"[\u0430-\u044f]{4,}")
 
 
@@ -125,7 +125,7 @@ def _verbal(word: str, name: bool) -> list[str]:
     return found
 
 
-_VOWELS = re.compile("[aeiouy]+")
+_VOWELS = re.compile("[aeiou]+|(?<![aeiou])y")
 _SHORT = re.compile(r"[^aeiou]*[aeiou][^aeiouwxy]")  # one vowel, one consonant: plan, not plain
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from engine_pink_elephant import disguises, scripts, vocabulary
 from engine_pink_elephant.folding import Folded, Token, fold, word_at
-from engine_pink_elephant.terms import AMP, APOSTROPHE, HUMP, Key, Keys, keys
+from engine_pink_elephant.terms import AMP, APOSTROPHE, HUMP, LONE, MUST, Key, Keys, keys
 
 __all__ = ["Mention", "find", "names"]
 
@@ -128,7 +128,7 @@ def _read(folded: Folded, wanted: Keys) -> Iterator[tuple[Folded, int, int]]:
 def _spelled(chars: str, tokens: list[Token], at: int, key: Key) -> int | None:
     """Return the last of the tokens from `at` that spell the key, or None."""
     letters, size = key.letters, len(key.letters)
-    done, last, inner, apart = 0, at, [], 0
+    done, last, inner, apart, met = 0, at, [], 0, 0
     while True:
         token = tokens[last]
         if not letters.startswith(token.low, done):
@@ -143,6 +143,7 @@ def _spelled(chars: str, tokens: list[Token], at: int, key: Key) -> int | None:
         joint = key.joints.get(done)
         if joint is not None and _joined(gap, joint, token, tokens[last], chars):
             apart += bool(gap)
+            met += joint in MUST
             continue
         if gap:
             ends = done + 1 == size or done + 1 in key.joints
@@ -151,7 +152,7 @@ def _spelled(chars: str, tokens: list[Token], at: int, key: Key) -> int | None:
             inner.append(gap)
     if key.tied and apart and apart < len(key.joints):
         return None
-    if AMP in key.joints.values() and apart < list(key.joints.values()).count(AMP):
+    if met < key.must:
         return None
     if inner and not _letter_by_letter(chars, tokens, at, last, key):
         parts = tokens[at : last + 1]
@@ -173,6 +174,7 @@ _HYPHEN = re.compile(r"[-·](?:\s?\n\s{0,8})?")
 _GAP = re.compile(r"(?:[\s_*~`\"'\\-]|·|•|\.(?!\s)){0,6}|\+|[ \t]?-?[ \t]?\n[ \t>]{0,12}")
 _POINT = re.compile(r"\.\s")
 _AMP = re.compile(r"\s?(?:&|\+|'?n'?)\s?")
+_LONE = re.compile(r"[\s_-]{0,2}")
 _APOSTROPHE = re.compile(r"['`]?|\s'|'\s")
 
 
@@ -180,6 +182,8 @@ def _joined(gap: str, joint: str, before: Token, after: Token, chars: str) -> bo
     """Return whether what stands between two parts of a name may stand there."""
     if joint == AMP:
         return _AMP.fullmatch(gap) is not None
+    if joint == LONE:  # Model S, ModelS, but neither models nor a model's
+        return _LONE.fullmatch(gap) is not None
     if joint == APOSTROPHE:
         return _APOSTROPHE.fullmatch(gap) is not None
     if joint == HUMP:  # i-phone, but not "I phone her"
@@ -210,7 +214,10 @@ def _letter_by_letter(chars: str, tokens: list[Token], at: int, last: int, key: 
         around.append((tokens[at - 1], chars[tokens[at - 1].stop : parts[0].start]))
     if last + 1 < len(tokens):
         around.append((tokens[last + 1], chars[parts[-1].stop : tokens[last + 1].start]))
-    return not any(len(token.low) == 1 and gap == gaps[0] != " " for token, gap in around)
+    return not any(
+        len(token.low) == 1 and gap == gaps[0] and (gap != " " or token.low not in "ai")
+        for token, gap in around
+    )
 
 
 def _accepted(

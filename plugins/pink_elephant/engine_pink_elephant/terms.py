@@ -11,10 +11,13 @@ from typing import NamedTuple
 from engine_pink_elephant import inflection, scripts, vocabulary
 from engine_pink_elephant.folding import fold
 
-__all__ = ["AMP", "APOSTROPHE", "HUMP", "Key", "Keys", "keys"]
+__all__ = ["AMP", "APOSTROPHE", "HUMP", "LONE", "MUST", "Key", "Keys", "keys"]
 
-AMP, APOSTROPHE, HUMP = "&", "'s", "^"
-"""Joints that are not free: `&` is needed; only an apostrophe may stand there; no space may."""
+AMP, APOSTROPHE, HUMP, LONE = "&", "'s", "^", "S"
+"""Joints that are not free: `&` is needed; only an apostrophe may stand there; no space may; the
+last part is an s that belongs to no word."""
+MUST = (AMP, LONE)
+"""Joints that no token may pass over."""
 
 
 class Key(NamedTuple):
@@ -42,6 +45,8 @@ class Key(NamedTuple):
 
     plural: bool = False
     """Whether the letters end in the small s of an initialism's plural."""
+    must: int = 0
+    """How many of its joints no token may pass over."""
     capital: bool = False
     """Whether the first letter must be a capital: two Kindles, but not what kindles a fire."""
 
@@ -126,7 +131,7 @@ def keys(terms: tuple[str, ...], case_sensitive: bool = False) -> Keys:
         list(unspaced),
         longest,
         triples,
-        64 + 2 * max(map(len, starts), default=0),
+        40 + 2 * max(map(len, starts), default=0),
     )
 
 
@@ -180,9 +185,7 @@ def _words(term: str) -> list[_Word]:
     words, done = [], 0
     for m in _WORD.finditer(term):
         gap = term[done : m.start()].strip()
-        own = (
-            APOSTROPHE if gap == "'" and m[0].lower() == "s" else AMP if gap in ("&", "+") else gap
-        )
+        own = APOSTROPHE if gap == "'" and m[0].lower() == "s" else AMP if gap == "&" else gap
         words.append(_Word(m[0], own if done else ""))
         done = m.end()
     if len(words) > 1 and words[0].written.lower() == "the":
@@ -275,6 +278,8 @@ def _forms(
         for part in parts:
             if size and part.before != _TIGHT:
                 joints[size] = "" if part.before == _TIED else part.before
+                if part is parts[-1] and part.written.lower() == "s" and not part.before:
+                    joints[size] = LONE
             size += len(part.written)
         last = variant[-1]
         stem = "".join(part.written for part in parts).lower()[: -len(last.written)]
@@ -283,6 +288,8 @@ def _forms(
         if not tail and not tight and last.before != APOSTROPHE:
             verbs = not case_sensitive and (len(words) == 1 or not proper or word.endswith("ing"))
             ends = inflection.forms(word, name=proper and len(words) == 1, words=verbs)
+        if re.fullmatch("[A-Z]{2,}s", last.written):
+            ends = [word, word[:-1]]
         if proper and len(words) == 1 and word in vocabulary.VERBS:
             ends = [word] if case_sensitive else [word, word + "s"]
         for form in ends:
@@ -298,8 +305,9 @@ def _forms(
                     len(parts) > 1,
                     proper,
                     tied,
+                    must=sum(joint in MUST for joint in joints.values()),
                     plural=form == word + "s" and last.written.isupper() and len(word) < 4,
-                    capital=form != word and word in vocabulary.VERBS,
+                    capital=proper and form != word and word in vocabulary.VERBS,
                 ),
                 form == word and variant is words,
             )

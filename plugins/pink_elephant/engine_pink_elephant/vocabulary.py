@@ -28,8 +28,9 @@ ALONE = _set(
     "news species series customs arms shorts slacks trunks glasses sweets means mars texas"
     " paris athens vegas dallas james thomas christmas lens gas pass jeans pants tights"
     " mathematics physics economics politics gymnastics athletics ethics classics chess tennis"
-    " always perhaps its his this thus us plus bias canvas pilates atlas alias yes iris oasis"
-    " basis adidas asus lotus corps premises proceeds remains thanks odds goods dress less"
+    " always perhaps its his this thus us plus bias canvas philips williams adams hermes jacobs"
+    " roberts harris travis pilates atlas alias yes iris oasis basis adidas asus lotus corps"
+    " premises proceeds remains thanks odds goods dress less"
 )
 """Words in s that are plurals only, or no plurals at all."""
 
@@ -107,6 +108,8 @@ AFFIXES = _set(
     " team fan fans club shop shops store stores official us uk usa de eu app apps news world hq"
     " help support online shoes style gram addict addicts care best new free not no anti boycott"
     " inc corp co company group global girl girls boy boys gang nation daily now live tech web"
+    " motors running football originals studios records games sports music drinks beer food"
+    " kitchen cars bank air airlines"
 )
 """What stands with a name in hashtags, handles and domains."""
 
