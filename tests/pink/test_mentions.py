@@ -118,3 +118,8 @@ def test_the_time_grows_with_the_text_alone(text: str) -> None:
 
 def test_a_mention_says_where() -> None:
     assert find("a Pepsi", "Pepsi") == [Mention(2, 7, "Pepsi")]
+
+
+def test_markup_that_only_points_to_a_name_is_no_part_of_it() -> None:
+    text = "<img src='pepsi.png'> a <a href=\"https://pepsi.com\">drink</a>"
+    assert [m.form for m in find(text, "Pepsi")] == ["pepsi", "pepsi"]

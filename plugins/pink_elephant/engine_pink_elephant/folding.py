@@ -56,7 +56,7 @@ class Folded:
         """
         self._looked += 1
         if self._looked < 4:
-            near = self._tokens(max(0, place - 40), place + reach)
+            near = self._tokens(max(0, place - 16), place + reach)
             return near, next(at for at, token in enumerate(near) if token.stop > place)
         all_ = self._all_tokens
         return all_, bisect_left(all_, place, key=lambda token: token.start)
@@ -66,11 +66,10 @@ class Folded:
         return self._tokens(0, len(self.chars))
 
     def _tokens(self, start: int, stop: int) -> list[Token]:
-        chars = self.chars
-        made = []
-        for m in self._token.finditer(chars, start, stop):
+        low, made = self.low, []
+        for m in self._token.finditer(self.chars, start, stop):
             first, end = m.span()
-            made.append(Token(m[0].lower(), first, end))
+            made.append(Token(low[first:end], first, end))
         return made
 
     @cached_property
@@ -112,6 +111,8 @@ def fold(text: str) -> Folded:
         decoded, spans = _replaced(decoded, spans, _TAG, _tag)
     if "&" in text:
         decoded, spans = _replaced(decoded, spans, _ENTITY, lambda m: html.unescape(m[0]))
+    if "\\" in text:
+        decoded, spans = _replaced(decoded, spans, _ESCAPE, _unescaped)
     if "%" in text:
         decoded, spans = _replaced(decoded, spans, _PERCENT, lambda m: unquote(m[0]))
     starred = Folded(decoded, spans) if "*" in text and _STARRED.search(decoded) else None
@@ -136,6 +137,7 @@ def word_at(chars: str, start: int, stop: int) -> tuple[int, int]:
 _TAG = re.compile(r"</?([A-Za-z][A-Za-z0-9]{0,15})\b([^<>]{0,300})>")
 _NAMING = re.compile(r"\b(?:href|src|alt|title|content|value|placeholder)\s*=", re.I)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_ESCAPE = re.compile(r"\\(?:[nrt](?=[A-Z])|u([0-9A-Fa-f]{4}))")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}){1,64}")
 _STARRED = re.compile(r"\w\*")
 _BRACKET = re.compile(r"(?<![^\W_])\[([A-Za-z])\](?=[a-z])")  # [N]ike
@@ -146,6 +148,10 @@ def _tag(m: re.Match[str]) -> str:
     if _NAMING.search(m[2]):
         return m[0]  # what it points to counts
     return "" if m[1].lower() in vocabulary.INLINE else " "
+
+
+def _unescaped(m: re.Match[str]) -> str:
+    return chr(int(m[1], 16)) if m[1] else " "
 
 
 def _replaced(
@@ -166,7 +172,10 @@ def _replaced(
         new = made(m)
         parts += [text[done : m.start()], new]
         after += before[done : m.start()]
-        after += [(before[m.start()][0], before[m.end() - 1][1])] * len(new)
+        if new == m[0]:
+            after += before[m.start() : m.end()]
+        else:
+            after += [(before[m.start()][0], before[m.end() - 1][1])] * len(new)
         done = m.end()
     return "".join([*parts, text[done:]]), after + before[done:]
 

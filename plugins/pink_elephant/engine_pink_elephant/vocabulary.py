@@ -56,8 +56,8 @@ NO_VERB = _set(
 ACTIVITIES = _set(
     "golf surf ski swim jog hike bike skate sail kayak canoe snowboard skateboard windsurf"
     " kitesurf snorkel blog vlog podcast dance knit crochet vape skydive scuba rollerblade"
-    " longboard wrestle snowshoe paraglide ice-skate tweet google meditate run gamble smoke bake"
-    " climb walk sing draw paint camp karate"
+    " longboard wrestle snowshoe paraglide ice-skate tweet google meditate photoshop skype uber"
+    " facebook xerox venmo run gamble smoke bake climb walk sing draw paint camp karate"
 )
 """Words for activities that are verbs as they are."""
 
@@ -108,8 +108,8 @@ AFFIXES = _set(
     " team fan fans club shop shops store stores official us uk usa de eu app apps news world hq"
     " help support online shoes style gram addict addicts care best new free not no anti boycott"
     " inc corp co company group global girl girls boy boys gang nation daily now live tech web"
-    " motors running football originals studios records games sports music drinks beer food"
-    " kitchen cars bank air airlines"
+    " js lang motors running football originals studios records games sports music drinks beer"
+    " food kitchen cars bank air airlines"
 )
 """What stands with a name in hashtags, handles and domains."""
 
