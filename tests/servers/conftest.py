@@ -65,12 +65,20 @@ def pink(body: Body) -> str:
     if last["role"] == "assistant":
         prefix, last = last["content"], messages[-2]
     asked = last["content"]
+    topics = ("garden birds", "card games", "wild berries")
     if found := re.match(r"List (\d+) new topics", asked):
-        return "\n".join(("garden birds", "card games", "wild berries")[: int(found[1])])
-    if found := re.match(r"Topic: (.*)\. New pairs: (\d+)\.$", asked):
-        return "\n".join(
-            f"{name(found[1], i)} - {name(found[1], -i)}" for i in range(1, int(found[2]) + 1)
-        )
+        return "\n".join(topics[: int(found[1])])
+    if found := re.match(r"Area: .*\. New topics: (\d+)\. Known: ", asked):
+        made = [{"topic": topic, "probability": 0.1} for topic in topics[: int(found[1])]]
+        return json.dumps({"topics": made})
+    if found := re.match(r"Topic: (.*)\. New pairs: (\d+)\.( Used: )?", asked):
+        terms_of = [(name(found[1], i), name(found[1], -i)) for i in range(1, int(found[2]) + 1)]
+        if not found[3]:
+            return "\n".join(f"{one} - {two}" for one, two in terms_of)
+        rest = {"case_sensitive": False, "ambiguous": False, "why": "Both.", "probability": 0.1}
+        rest |= {"aliases_desired": [], "aliases_pink": []}
+        made = [{"desired": one, "pink": two, **rest} for one, two in terms_of]
+        return json.dumps({"pairs": made})
     if "The user is" in asked:
         desired, pink_term = terms(asked)
         plan = "" if prefix else f"A student asks about {desired} first."
