@@ -20,7 +20,7 @@ SHARE = 0.2
 NEAR = 0.004
 """Of the dialogues, how many tell one of `GROUPS` stories that were told before."""
 GROUPS = 20
-SAME_PAIRS, SAME = 0.01, 0.1
+SAME_PAIRS, SAME = 0.04, 0.05
 """Of the pairs, how many have dialogues that come back word for word; and how many of theirs do."""
 
 _ASKED = re.compile(r"Turns: (\d+)\. First term: (.+?)\. Second term: (.+?)\. Plan: (.*)\Z", re.S)

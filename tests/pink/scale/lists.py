@@ -11,7 +11,7 @@ from tests.pink.scale import names
 from tests.pink.scale.asked import Asked, Made, as_json
 from tests.pink.scale.words import drawn, pattern, patterns, sentence
 
-__all__ = ["Areas", "aliases", "pairs", "plans"]
+__all__ = ["Areas", "aliases", "pairs", "plans", "shares", "turned"]
 
 BAD_TOPICS = 0.02
 BAD_PAIRS = 0.01
@@ -77,7 +77,7 @@ def pairs(asked: Asked) -> Made:
     place = max(max(own, default=-1) + 1, len(used) // 2)
     made, told = Made("pairs", ""), list[dict[str, Any]]()
     for _ in range(int(found[2])):
-        while used and _turned(of, place):  # its names would not tell that it was taken
+        while used and turned(of, place):  # its names would not tell that it was taken
             place += 1
         item = _item(of, place)
         if asked.rng.random() < BAD_PAIRS:
@@ -92,14 +92,14 @@ def pairs(asked: Asked) -> Made:
     return made
 
 
-def _turned(of: int, place: int) -> bool:
+def turned(of: int, place: int) -> bool:
     """Return whether a pair is one of the topic before, turned round."""
     return of % 32 > 0 and names.drawn_at("turned", of, place) < REPEATED
 
 
 def shares(of: int, place: int) -> bool:
     """Return whether a pair has its desired term from a pair of the topic before."""
-    return of % 32 > 0 and not _turned(of, place) and names.drawn_at("share", of, place) < SHARED
+    return of % 32 > 0 and not turned(of, place) and names.drawn_at("share", of, place) < SHARED
 
 
 def _item(of: int, place: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _item(of: int, place: int) -> dict[str, Any]:
     item = pair._asdict()
     del item["topic"], item["place"]
     before = names.pair(of - 1, place)
-    if _turned(of, place):
+    if turned(of, place):
         item |= {"desired": before.pink, "pink": before.desired}
         item |= {"aliases_desired": before.aliases_pink, "aliases_pink": before.aliases_desired}
     elif shares(of, place):

@@ -2,10 +2,11 @@
 
     python -m tests.pink.scale.server [--port 0] [--room 1000000]
 
-It prints its port. `GET /stats` tells what was asked, read, written and planted, and `GET
-/facts/NAME` which ones; both outlive the clients. A request that came before is answered as before,
-and counted as repeated. `--room` is what the prefix cache holds, in tokens: a million take 57 GB for
-a model of 7B with grouped heads (28 layers, 4 heads of 128, 16 bits), which is what one card has.
+It prints its port. `GET /calls` tells how many calls of each kind came, `GET /stats` what was
+asked, read, written and planted, and `GET /facts/NAME` which ones; all outlive the clients. A
+request that came before is answered as before, and counted as repeated. `--room` is what the prefix
+cache holds, in tokens: a million take 57 GB for a model of 7B with grouped heads (28 layers, 4
+heads of 128, 16 bits), which is what one card has.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ class Connection(asyncio.Protocol):
         try:
             if method == b"POST" and path.endswith("/chat/completions"):
                 return 200, self._model.answer(body)
+            if path == "/calls":
+                return 200, orjson.dumps({k: t.calls for k, t in self._model.tallies.items()})
             if path == "/stats":
                 return 200, orjson.dumps(self._model.stats())
             if path.startswith("/facts/"):
