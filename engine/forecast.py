@@ -24,6 +24,10 @@ class Forecast:
     """What its plan says, if it has one and the rows that reach it are known."""
     cost: float | None
     """By the prices of its chat, if that has any."""
+    kind: str = ""
+    """The stage's kind, or `sink`."""
+    calls: bool = False
+    """Whether it takes a resource, so that there may be something to pay."""
 
 
 def forecast(
@@ -55,7 +59,14 @@ def forecast(
             rows = said.rows
         elif wired.kind != "expand" and not wired.spec.is_sink and not wired.spec.is_join:
             rows = rows_in
-        found[key] = Forecast(rows_in, rows, said, _cost(said, prices_of(wired, resources)))
+        found[key] = Forecast(
+            rows_in,
+            0 if wired.spec.is_sink else rows,
+            said,
+            _cost(said, prices_of(wired, resources)),
+            "sink" if wired.spec.is_sink else wired.kind,
+            bool(wired.resources),
+        )
     return found
 
 

@@ -49,12 +49,16 @@ class Past:
 
     @property
     def run(self) -> RunRecord:
-        """The run that was asked for. Raises InputError if there is none."""
+        """The run that was asked for, or the newest that is no pilot, or else the newest.
+
+        Raises InputError if there is none.
+        """
         runs = self.store.runs()
         if not runs:
             raise InputError(f"{self.file} has no runs: `engine run {self.file}` makes one")
         if self.number is None:
-            return runs[-1]
+            whole = [record for record in runs if record.status != "pilot"]
+            return (whole or runs)[-1]
         for record in runs:
             if record.id == self.number:
                 return record

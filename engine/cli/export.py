@@ -25,11 +25,16 @@ def command(run: str, stage: str | None, to: str | None) -> int:
     """
     import anyio
 
-    from engine.errors import short_path
+    from engine.errors import InputError, short_path
     from engine.exporting import exports
 
     with opened(run) as past:
         record = past.run
+        if record.status == "pilot" and past.number is None:
+            raise InputError(
+                f"{past.file} has only been tried: run {record.id} is a pilot, whose rows are a "
+                f"sample. `engine run {past.file}` makes the rest; {past.file}@{record.id} names it"
+            )
         planned = exports(past.require(), stage, Path(to) if to else None)
         if not past.counts(record)["finished"]:
             click.echo(f"engine: run {record.id} of {visible(past.file)} has no finished rows: "

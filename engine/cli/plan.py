@@ -1,4 +1,4 @@
-"""`engine plan FILE`: what a run would reuse, do again and why, before anything runs."""
+"""`engine plan FILE`: what a run would reuse, do again and why, and what it will take."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from engine.cli.tables import grid, print_json, stdout
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from engine.pipeline import Pipeline
     from engine.planning import Plan, StagePlan
 
 __all__ = ["command"]
@@ -29,6 +30,12 @@ COLUMNS = ["stage", "rows", "reused", "again", "to-do", "more", "rejected", "dea
     "--keep", multiple=True, metavar="stages.KEY", help="Accept this stage's older results."
 )
 @click.option("--plugin", "plugins", multiple=True, metavar="NAME", help="Load a plugin, too.")
+@click.option(
+    "--pilot", type=click.IntRange(min=1), metavar="N", help="Run about N rows, and estimate all."
+)
+@click.option(
+    "--rows", type=click.IntRange(min=1), metavar="N", help="Estimate for N accepted rows."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     file: str,
@@ -36,14 +43,20 @@ def command(
     limit: int | None,
     keep: tuple[str, ...],
     plugins: tuple[str, ...],
+    pilot: int | None,
+    rows: int | None,
     as_json: bool,
 ) -> int:
-    """Say what `engine run` would reuse, what it would do again, and why.
+    """Say what `engine run` would reuse, what it would do again, and why; and what it will take.
 
     No call is made, no resource is opened, nothing is written; another engine may be running.
     Sources are read. `again` are rows that are computed anew with the replies that the store holds,
     at no cost; `to do` needs calls, or work that planning does not do; `more` may still come from
-    stages above.
+    stages above. What it will take is told where stages say so: it is what their authors assume.
+
+    With --pilot, a sample of about N rows a stage is run, and calls, tokens, time and cost of the
+    whole run are estimated from what was measured. The run reuses all of it, so nothing is paid
+    twice. No sink writes anything.
     """
     import anyio
 
@@ -56,6 +69,10 @@ def command(
     with talking():
         pipeline = read_pipeline(file, overrides=overrides, plugins=plugins)
     kept = check_keep(pipeline, keep)
+    if pilot is not None:
+        return anyio.run(_pilot, pipeline, pilot, rows, limit, keep, as_json)
+    if rows is not None:
+        raise click.UsageError("--rows scales what a pilot has measured: give --pilot, too")
     folder = pipeline.document.folder / ".engine" / pipeline.name
     store = find_runs(folder) if (folder / "store.sqlite").is_file() else None
 
@@ -82,7 +99,7 @@ def _show(console: Console, plan: Plan) -> None:
     if plan.run is None:
         head.append(": there is no store yet: this would be the first run", "")
     else:
-        said = {"done": "is done", "failed": "failed", "running": "did not end"}
+        said = {"done": "is done", "failed": "failed", "running": "did not end", "pilot": "was a pilot"}
         status = said.get(plan.status or "", f"was {plan.status}")
         head.append(f": would go on from run {plan.run}, which {status}", "")
     console.print(head)
@@ -101,6 +118,10 @@ def _show(console: Console, plan: Plan) -> None:
     if held:
         console.print(f"{held:,} call{'s' if held > 1 else ''} would be answered from the store")
     console.print(Text(f"{_rows(plan.finished)} would finish without any call", "bold"))
+    if plan.forecast:
+        from engine.cli.estimate import show_forecast
+
+        show_forecast(console, plan.forecast)
 
 
 def _numbers(key: str, stage: StagePlan) -> list[object]:
@@ -142,3 +163,54 @@ def _waiting(plan: Plan) -> dict[str, list[str]]:
         bound = "" if stage.more is None else f" (up to {_rows(stage.more)} more)"
         found.setdefault(", ".join(stage.waits_for), []).append(key + bound)
     return found
+
+
+async def _pilot(
+    pipeline: Pipeline,
+    rows: int,
+    accepted: int | None,
+    limit: int | None,
+    keep: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Run a pilot, which ends as a run does when it is stopped, and show what it says."""
+    import contextlib
+    import signal
+    import sys
+
+    import anyio
+
+    from engine.cli.estimate import show_estimate
+    from engine.cli.progress import Progress
+    from engine.cli.run import again, heed
+    from engine.planning import open_pilot, scaled
+
+    run = open_pilot(pipeline, rows, limit=limit, keep=keep)
+    stopped: list[int] = []
+    progress = Progress(run, quiet=as_json)
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(heed, signals, run, stopped, progress)
+                with progress, contextlib.redirect_stdout(sys.stderr):
+                    tasks.start_soon(progress.live)
+                    async with run:
+                        await run.finish()
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            from engine.errors import first_error
+
+            error = first_error(group)
+            if isinstance(error, BaseExceptionGroup):
+                raise
+            raise error from None
+    if run.summary.status != "pilot":
+        line = again(click.get_current_context())
+        click.echo(f"engine: stopped; this goes on from here:\n{line}", err=True)
+        return 128 + stopped[0] if stopped else run.summary.exit_code
+    estimated = scaled(run.pilot, accepted)
+    if as_json:
+        print_json(estimated.as_dict())
+    else:
+        show_estimate(stdout(), estimated, rows)
+    return 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.cli.progress import Progress
     from engine.runs import Run
 
-__all__ = ["command"]
+__all__ = ["again", "command", "heed"]
 
 
 @click.command("run")
@@ -61,12 +61,12 @@ def command(
         plugins=plugins,
         redrive=redrive,
     )
-    return anyio.run(_run, run, _again(click.get_current_context()), quiet)
+    return anyio.run(_run, run, again(click.get_current_context()), quiet)
 
 
-def _again(context: click.Context) -> str:
+def again(context: click.Context) -> str:
     """Return the command line that goes on from where this one stops."""
-    words = ["engine", "run", context.params["file"]]
+    words = ["engine", str(context.info_name), context.params["file"]]
     for parameter in context.command.params:
         value = context.params[str(parameter.name)]
         if not isinstance(parameter, click.Option) or parameter.name == "fresh" or not value:
@@ -102,7 +102,7 @@ async def _watched(
     progress = Progress(run, quiet=quiet)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_heed, signals, run, stopped, progress)
+            tasks.start_soon(heed, signals, run, stopped, progress)
             # What a stage prints is talk: stdout is for rows.
             with progress, contextlib.redirect_stdout(sys.stderr):
                 tasks.start_soon(progress.live)
@@ -163,7 +163,7 @@ def _print_line(stdout: BinaryIO, line: bytes) -> None:
     stdout.flush()
 
 
-async def _heed(
+async def heed(
     signals: AsyncIterator[signal.Signals], run: Run, stopped: list[int], progress: Progress
 ) -> None:
     """Drain on the first signal, stop at once on the second; a third ends the process."""

@@ -9,6 +9,7 @@ from engine.channels import Item
 from engine.chat import Endpoint
 from engine.executor import Executor
 from engine.fingerprint import changes
+from engine.forecast import forecast
 from engine.keeping import accepted_by, earlier, stage_records
 from engine.keys import canonical
 from engine.pipeline import Pipeline, WiredStage
@@ -37,6 +38,12 @@ async def make_plan(
     await planner.run()
     newest = planner.runs[-1] if planner.runs else None
     planner.bound()
+    counts = {
+        key: planner.counters[key].out
+        for key, plan in planner.plans.items()
+        if plan.kind == "source" and not plan.open
+    }
+    beforehand = forecast(pipeline.stages, pipeline.order, pipeline.resources, counts, limit)
     return Plan(
         pipeline.name,
         str(store.folder) if store is not None else None,
@@ -45,6 +52,7 @@ async def make_plan(
         newest.status if newest else None,
         planner.finished,
         planner.plans,
+        beforehand if any(one.takes for one in beforehand.values()) else {},
     )
 
 
@@ -109,7 +117,9 @@ class _Planner(Executor):
         if plan.changes:
             return "; ".join(plan.changes)
         ended = record.status == "done"
-        undone = f"not done by run {record.id}, which did not end"
+        undone = f"not done by run {record.id}, " + (
+            "a pilot" if record.status == "pilot" else "which did not end"
+        )
         if item is None:
             return "its input is new or changed" if ended else undone
         assert self._reader is not None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine.forecast import Forecast
 from engine.services import Counters
 
 __all__ = ["Plan", "StagePlan"]
@@ -77,6 +79,8 @@ class Plan:
     finished: int
     """Rows that would finish without any call or work."""
     stages: dict[str, StagePlan]
+    forecast: Mapping[str, Forecast] = field(default_factory=dict)
+    """What the whole pipeline takes, as its stages' own plans say; none if no stage has one."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON."""
@@ -88,4 +92,5 @@ class Plan:
             "status": self.status,
             "finished": self.finished,
             "stages": {key: stage.as_dict() for key, stage in self.stages.items()},
+            "forecast": {key: asdict(one) for key, one in self.forecast.items()},
         }
