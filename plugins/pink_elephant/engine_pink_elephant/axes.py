@@ -91,6 +91,11 @@ class Point(NamedTuple):
     length: str
 
     @property
+    def who(self) -> str:
+        """The persona with its tone: `a shy farmer`. No tone begins with a vowel."""
+        return f"a {self.tone} {self.persona.split(' ', 1)[1]}"
+
+    @property
     def line(self) -> str:
         """The point in as few words as will do: it is paid by the token."""
         persona = self.persona.split(" ", 1)[1]

@@ -128,12 +128,17 @@ async def _one(topic: Text, pair: Pair, some: Sequence[Try], llm: Chat) -> None:
         topic=topic,
         desired=pair.desired,
         pink=pair.pink,
-        persona=point.persona,
+        persona=point.who,
         goal=point.goal,
+        opening=point.opening[0],
         reason=point.shift[0],
     )
     opening = templates()["plan_opening"].fill(
-        persona=point.persona.capitalize(), goal=point.goal, desired=pair.desired
+        persona=point.who.capitalize(),
+        goal=point.goal,
+        opening=point.opening[0],
+        desired=pair.desired,
+        reason=point.shift[0],
     )
     [reply] = await llm.complete(
         messages,
