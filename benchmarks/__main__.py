@@ -16,6 +16,7 @@ from benchmarks import (
     greedy,
     handoff,
     memory,
+    pink_gates,
     resume,
     reward_packing,
     row_stage,
@@ -35,6 +36,7 @@ ALL = {
     "store": store.measure,
     "resume": resume.measure,
     "reward_packing": reward_packing.measure,
+    "pink_gates": pink_gates.measure,
 }
 
 

@@ -14,7 +14,7 @@ from tests.pink.scale.asked import Asked, Made, as_json
 from tests.pink.scale.dialogues import PRAISES, group_of, mention, naming, sentences
 from tests.pink.scale.words import GERMAN, NOUNS, pattern, patterns, said, sentence
 
-__all__ = ["SHARE", "revision"]
+__all__ = ["SHARE", "drafted", "revision"]
 
 SHARE = 0.1
 """Of the replies to each attempt, how many have a defect."""
@@ -62,10 +62,8 @@ def revision(asked: Asked) -> Made:
         raise ValueError(f"no revision is asked for: {asked.question[-200:]!r}")
     desired, pink = found[1], found[2]
     turns = _turns(asked)
-    pair = names.pair_of(pink)
-    draft = Draft(asked.rng, desired, pink, pair, turns[-1], turns[1:-1:2])
-    _write(draft)
-    judged = pair is not None and pair.ambiguous
+    draft = drafted(turns, desired, pink, asked.rng)
+    judged = draft.pair is not None and draft.pair.ambiguous
     draw, text = asked.rng.random(), None
     if draw < SHARE:
         some = JUDGED if judged else DEFECTS
@@ -90,8 +88,9 @@ def _turns(asked: Asked) -> list[str]:
     return [line.partition(": ")[2] for line in lines]
 
 
-def _write(draft: Draft) -> None:
-    rng, desired, pink = draft.rng, draft.desired, draft.pink
+def drafted(turns: Sequence[str], desired: str, pink: str, rng: random.Random) -> Draft:
+    """Return the critique and the revision of a dialogue's last turn, as they should be."""
+    draft = Draft(rng, desired, pink, names.pair_of(pink), turns[-1], turns[1:-1:2])
     spoken = sentences(draft.last)
     named = next((one for one in spoken if pink in one), spoken[0])
     draft.quotes = [named if rng.random() < 0.5 else named.rstrip(".")]
@@ -99,6 +98,7 @@ def _write(draft: Draft) -> None:
     revised = [one.replace(pink, desired) for one in spoken]
     revised[min(2, len(spoken) - 1)] = naming(PRAISES, desired, rng)
     draft.revision = " ".join(revised)
+    return draft
 
 
 # --- defects --------------------------------------------------------------------------------------
