@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV   ?= .venv
 WORKERS ?= auto
+PLANS  ?= 200000
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PLUGINS = $(wildcard plugins/*)
 PROJECTS = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: run test lint types floors unit embedded bench bench-short sim sim-short kill kill-short kill-embedded kill-train reward disk docs clean
+.PHONY: run test lint types floors unit embedded bench bench-short sim sim-short kill kill-short kill-embedded kill-train reward pink-scale pink-scale-short disk docs clean
 
 run: $(VENV)/.light
 	$(BIN)/engine run pipelines/pink.yaml
@@ -74,6 +75,13 @@ kill-train: $(VENV)/.full
 # Wants the data that the file names, beside this folder; six minutes of two idle cores.
 reward: $(VENV)/.full
 	$(BIN)/engine run pipelines/reward.yaml
+
+# The pink pipeline for a server at full size: an hour of two idle cores, 30 GB; PLANS=2000: a minute.
+pink-scale: $(VENV)/.full
+	$(BIN)/python -m tests.pink.scale --plans $(PLANS)
+
+pink-scale-short: $(VENV)/.full
+	$(BIN)/pytest tests/pink/scale
 
 disk: $(VENV)/.full
 	FAULTS=full $(BIN)/pytest tests/store/faults
