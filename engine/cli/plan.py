@@ -99,7 +99,12 @@ def _show(console: Console, plan: Plan) -> None:
     if plan.run is None:
         head.append(": there is no store yet: this would be the first run", "")
     else:
-        said = {"done": "is done", "failed": "failed", "running": "did not end", "pilot": "was a pilot"}
+        said = {
+            "done": "is done",
+            "failed": "failed",
+            "running": "did not end",
+            "pilot": "was a pilot",
+        }
         status = said.get(plan.status or "", f"was {plan.status}")
         head.append(f": would go on from run {plan.run}, which {status}", "")
     console.print(head)

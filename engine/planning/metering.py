@@ -79,13 +79,14 @@ class Meter:
 
     def all(self) -> dict[str, Taken]:
         """Return what each row has taken; time that was spent earlier as it was measured then."""
-        found = {row: self._earlier[row] for row in self.reused if row in self._earlier}
+        found = dict(self._taken)
         for row, taken in self._taken.items():
             before = self._earlier.get(row)
             if before is not None and not taken.paid:
                 taken.seconds, taken.sent = before.seconds, before.sent
-            found[row] = taken
-        return found
+        known = self.reused & self._earlier.keys()
+        found |= {row: self._earlier[row] for row in known}
+        return {row: found[row] for row in sorted(found)}  # sums are the same in any run
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON, for a later pilot."""

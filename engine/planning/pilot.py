@@ -8,6 +8,7 @@ twice. Sources run whole, streams get all that comes, sinks write nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -210,14 +211,15 @@ class _Source(Source):
         most = MOST * self.control.rows if self.wired.resources else None
         taken = self.control.meters[self.key].row("", 0)
         made, began = 0, anyio.current_time()
-        async for row in super()._made():
-            taken.seconds += anyio.current_time() - began
-            if made == most:
-                self.control.stopped.add(self.key)
-                return
-            made += 1
-            yield row
-            began = anyio.current_time()
+        async with contextlib.aclosing(super()._made()) as rows:  # type: ignore[type-var]
+            async for row in rows:
+                taken.seconds += anyio.current_time() - began
+                if made == most:
+                    self.control.stopped.add(self.key)
+                    return
+                made += 1
+                yield row
+                began = anyio.current_time()
         taken.seconds += anyio.current_time() - began
 
 

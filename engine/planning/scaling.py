@@ -177,7 +177,9 @@ class _Scaling:
         self.stages: dict[str, Scaled] = {}
         self.notes: list[str] = []
         self._sent: dict[str, dict[str, tuple[float, float]]] = {}
-        """Stage -> resource -> calls and seconds for each row that reaches it."""
+        """Stage -> resource -> calls that the pilot sent, and the seconds that they took."""
+        self._each: dict[str, float] = {}
+        """Stage -> hours for one row."""
         for key in self.pipeline.order:
             self.stages[key] = self._stage(self.pipeline.stages[key])
         at = counted_at(self.pipeline)
@@ -240,7 +242,7 @@ class _Scaling:
         self, wired: WiredStage, stage: Scaled, taken: list[Taken], held: int, rows: float
     ) -> None:
         """Add what `held` rows have taken, as for so many rows."""
-        if not held:
+        if not held or not rows:
             return
         for name in ("calls", "new", "cached", "out", "cost"):
             setattr(stage, name, sum(getattr(t, name) for t in taken) / held * rows)
@@ -260,6 +262,7 @@ class _Scaling:
         if wired.kind == "stream" and not seconds:
             seconds = sum(lasted for _, lasted in sent.values()) / held * rows
         stage.hours = seconds / min(workers, limit) / 3600
+        self._each[wired.key] = seconds / rows / 3600 if wired.kind != "source" else 0.0
 
     def _spread(self, wired: WiredStage) -> float:
         """Return the variance of the rows passed on for a row taken, as a part of its square."""
@@ -268,7 +271,7 @@ class _Scaling:
         if not out:
             return 1.0
         if wired.kind == "expand":
-            return variance([float(n) for n in self.pilot.children[wired.key].values()])
+            return variance([float(n) for n in sorted(self.pilot.children[wired.key].values())])
         if out > taken:
             return 0.0
         cheap = not (wired.spec.resources or wired.spec.context)
@@ -294,6 +297,7 @@ class _Scaling:
         """Return the hours that all take together, and what takes them.
 
         Stages work side by side: the slowest of them, or of the endpoints that they share, decides.
+        It begins once the sources have made their rows and the first has come through the others.
         """
         bounds = {
             f"{key}, at {_workers(wired)}": self.stages[key].hours
@@ -305,12 +309,10 @@ class _Scaling:
         if not any(bounds.values()):
             return 0.0, ""
         slowest = max(bounds, key=lambda what: bounds[what])
-        sources = sum(
-            stage.hours
-            for key, stage in self.stages.items()
-            if stage.kind == "source" and not slowest.startswith(f"{key},")
-        )
-        return bounds[slowest] + sources, slowest
+        others = [key for key in self.stages if not slowest.startswith(f"{key},")]
+        first = sum(self._each.get(key, 0.0) for key in others)
+        made = sum(self.stages[key].hours for key in others if self.stages[key].kind == "source")
+        return bounds[slowest] + made + first, slowest
 
     def _endpoint(self, name: str, chat: Endpoint) -> Mapping[str, float]:
         """Return the hours that each bound of an endpoint asks for."""
