@@ -202,3 +202,19 @@ def test_the_json_is_one_object_whatever_a_module_prints(ended: Any) -> None:
     ran = ended("plan", "toy.yaml", "--json")
     assert json.loads(ran.stdout)["pipeline"] == "toy"
     assert "a module that talks" in ran.stderr
+
+
+def test_a_pilot_is_shown_and_told_of(toy: Any) -> None:
+    shown = toy("plan", "toy.yaml", "--pilot", 4, "--rows", 1000)
+    assert not (toy.folder / "out.jsonl").exists(), "no sink writes"
+    assert "accepted rows: 1,000 (those that leave say)" in shown.stdout
+    assert "a run reuses them" in shown.stdout
+    made = toy.json("plan", "toy.yaml", "--pilot", 4)
+    assert made["paid"]["calls"] == 0
+    assert made["stages"]["say"]["calls"] >= made["stages"]["say"]["rows_in"] == 8
+    assert [run["status"] for run in toy.json("runs", "toy.yaml")["runs"]] == ["pilot", "pilot"]
+    assert "a pilot, whose rows are a sample" in toy("export", "toy.yaml", code=2).stderr
+    assert "run 2, which was a pilot" in toy("plan", "toy.yaml").stdout
+    toy("run", "toy.yaml", "-q", code=3)
+    assert toy.json("plan", "toy.yaml")["finished"] == 6
+    assert "give --pilot, too" in toy("plan", "toy.yaml", "--rows", 5, code=2).stderr

@@ -81,6 +81,11 @@ def plans_plan(rows: int, *, each: int, llm: str) -> Estimate:
     return Estimate(rows * each, calls=calls, new=100 * calls, cached=50 * calls, out=200 * calls)
 
 
+@stage("t.some", version="1")
+async def some(topic: Text) -> AsyncIterator[Plan]:
+    yield Plan(topic)
+
+
 @stage("t.say", version="1")
 async def say(topic: Text, plan: Text, *, llm: Chat) -> Said:
     """Ask once: a fifth of the replies is rejected."""
@@ -145,7 +150,7 @@ class Writer(Endpoint):
         return Answer(text, "stop", Usage(usage.new, usage.cached, usage.out, cost))
 
 
-STAGES = [topics, invented, plans, say, mend, score, mark]
+STAGES = [topics, invented, plans, some, say, mend, score, mark]
 
 PIPELINE = """
 name: planned
