@@ -15,7 +15,7 @@ from tests.pink.scale.asked import Asked, Made, as_json
 
 __all__ = ["Writer"]
 
-_SOUGHT = re.compile(r"Look for [^:]+: (.+)\. Other words for it: (.+)\.\n(.*)\Z", re.S)
+_SOUGHT = re.compile(r"Look for [^:]+: (.+?)\. Other words for it: (.+?)\.\n(.*)\Z", re.S)
 _NUMBERED = re.compile(r"(\d+)\. (.*)")
 
 
