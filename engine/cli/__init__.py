@@ -18,7 +18,7 @@ COMMANDS = {
     "plugins": "List the installed plugins.",
     "schema": "Print a JSON Schema by which an editor completes pipelines.",
     "new": "Make a plugin to begin from.",
-    "plan": "Say what a run would reuse and do again, and why.",
+    "plan": "Say what a run would reuse and do again, why, and what it will take.",
     "runs": "List the runs of a pipeline.",
     "inspect": "Show what became of a run, or of a row.",
     "export": "Write the finished rows that are there so far.",

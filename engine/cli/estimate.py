@@ -105,9 +105,9 @@ def _sentences(made: Estimated) -> Iterable[str]:
         yield f"time: {_time(made.hours)}, which {made.slowest} needs; stages work side by side"
     if made.kept is not None:
         yield f"of the tokens written, {made.kept:.0%} stand in what is kept"
-    cost = f", {_money(made.paid)}" if made.paid else ""
+    paid = f", {_money(made.paid)}" if made.paid else ""
     if made.paid_calls:
-        yield f"the pilot paid for {short(made.paid_calls)} calls{cost}: a run reuses them"
+        yield f"the pilot paid for {short(made.paid_calls)} calls{paid}: a run reuses them"
     elif made.total("calls"):
         yield "the pilot paid for nothing: all that it asked for was in the store"
 

@@ -169,10 +169,7 @@ class _Calls:
         await self._calls.record(key, sample, reply)
 
     def refusals(self, key: bytes, fingerprint: bytes) -> Collection[int]:
-        found = self._calls.refusals(key, fingerprint)
-        for sample in found:  # an earlier run's attempts, which this one does not repeat
-            self.replay(key, sample)
-        return found
+        return self._calls.refusals(key, fingerprint)
 
     def refuse(self, key: bytes, sample: int, fingerprint: bytes, reason: str) -> None:
         self._calls.refuse(key, sample, fingerprint, reason)
