@@ -10,7 +10,7 @@ from engine.estimates import Estimate, estimate_of
 from engine.resources import Resource
 from engine.wiring import WiredStage
 
-__all__ = ["Forecast", "forecast", "prices_of"]
+__all__ = ["Forecast", "asked", "forecast", "prices_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def forecast(
     for key in order:
         wired = stages[key]
         rows_in = _reaching(wired, [found[name].rows for name in wired.upstream])
-        said = _asked(wired, rows_in or 0)
+        said = asked(wired, rows_in or 0)
         rows: float | None = None
         if wired.kind == "source":
             rows = (counts or {}).get(key, said.rows if said is not None else None)
@@ -88,8 +88,11 @@ def _reaching(wired: WiredStage, passed: list[float | None]) -> float | None:
     return min(known) if wired.source.form == "all" else sum(known)
 
 
-def _asked(wired: WiredStage, rows: float) -> Estimate | None:
-    """Ask a stage's plan."""
+def asked(wired: WiredStage, rows: float) -> Estimate | None:
+    """Return what a stage's plan says of so many rows; None if it has none.
+
+    Raises PipelineError where the plan raises ValueError, or fails.
+    """
     lacking = dict.fromkeys(wired.spec.resources)
     try:
         return estimate_of(wired.spec.func, rows, wired.config | lacking | wired.resources)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterator,
+    Mapping,
+)
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from time import thread_time
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -15,7 +24,7 @@ from engine.execution import Execution, Outcome
 from engine.services import CallRecords, Refusal
 from engine.stages import Context
 
-__all__ = ["Meter", "Metered", "Taken", "timed"]
+__all__ = ["Meter", "Metered", "Taken", "Working", "timed"]
 
 
 @dataclass(slots=True)
@@ -34,6 +43,8 @@ class Taken:
     """Of all replies."""
     seconds: float = 0.0
     """In which it worked and waited for nobody but its own calls."""
+    cpu: float = 0.0
+    """Seconds in which it kept this process's event loop busy."""
     sent: dict[str, list[float]] = field(default_factory=dict)
     """Resource -> calls sent, and the seconds that they took."""
 
@@ -83,7 +94,7 @@ class Meter:
         for row, taken in self._taken.items():
             before = self._earlier.get(row)
             if before is not None and not taken.paid:
-                taken.seconds, taken.sent = before.seconds, before.sent
+                taken.seconds, taken.sent, taken.cpu = before.seconds, before.sent, before.cpu
         known = self.reused & self._earlier.keys()
         found |= {row: self._earlier[row] for row in known}
         return {row: found[row] for row in sorted(found)}  # sums are the same in any run
@@ -173,6 +184,33 @@ class _Calls:
 
     def refuse(self, key: bytes, sample: int, fingerprint: bytes, reason: str) -> None:
         self._calls.refuse(key, sample, fingerprint, reason)
+
+
+T = TypeVar("T")
+
+
+class Working(Generic[T]):
+    """Awaits a coroutine, and adds the time that it keeps a processor busy to what is taken."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], taken: Taken) -> None:
+        self._coroutine, self._taken = coroutine, taken
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        step: Callable[[Any], Any] = self._coroutine.send
+        given: Any = None
+        while True:
+            began = thread_time()
+            try:
+                asked = step(given)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            finally:
+                self._taken.cpu += thread_time() - began
+            try:
+                step, given = self._coroutine.send, (yield asked)
+            except BaseException as error:
+                step, given = self._coroutine.throw, error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from engine.execution import Execution, Outcome
 from engine.executor import Executor
 from engine.pipeline import Pipeline, WiredStage
 from engine.planning.kept import Kept
-from engine.planning.metering import Meter, Metered, timed
+from engine.planning.metering import Meter, Metered, Working, timed
 from engine.planning.sampling import Sieve, evenly
 from engine.runners import Runner
 from engine.runners.batches import Batch
@@ -168,10 +168,18 @@ class _Piloted(Runner):
 
 
 class _Map(_Piloted, Map):
-    pass
+    async def _work(self) -> None:
+        async with contextlib.aclosing(self._rows()) as rows:  # type: ignore[type-var]
+            async for item in rows:
+                taken = self.control.meters[self.key].row((item[0] or b"").hex(), 1)
+                await self.settle(item, await Working(self._outcome(item), taken))
 
 
 class _Expand(_Piloted, Expand):
+    async def _expand(self, item: Item) -> None:
+        taken = self.control.meters[self.key].row((item[0] or b"").hex(), 1)
+        await Working(super()._expand(item), taken)
+
     async def _child(self, parent: Item, ordinal: int, memo: Memo, ctx: Any) -> None:
         self.control.children[self.key][parent[1]] += memo.kind != "reject"
         await super()._child(parent, ordinal, memo, ctx)
@@ -182,7 +190,9 @@ class _Expand(_Piloted, Expand):
 
 
 class _Batch(_Piloted, Batch):
-    pass
+    async def _outcomes(self, items: list[Item]) -> list[Outcome]:
+        taken = self.control.meters[self.key].row((items[0][0] or b"").hex(), len(items))
+        return await Working(super()._outcomes(items), taken)
 
 
 class _Stream(Stream):
@@ -197,9 +207,9 @@ class _Stream(Stream):
                     pass
             self.counters.consumed = self.counters.received
         elif self.control.sampled(self.key):  # its memo would have a run wait for the whole input
-            await self._fresh(None, b"")
+            await Working(self._fresh(None, b""), self.control.meters[self.key].row("", 0))
         else:
-            await super()._run()
+            await Working(super()._run(), self.control.meters[self.key].row("", 0))
             return
         self.done()
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from engine.chat import Endpoint
 from engine.errors import InputError
-from engine.estimates import estimate_of
-from engine.forecast import prices_of
+from engine.forecast import asked, prices_of
 from engine.pipeline import Pipeline, WiredStage
 from engine.planning.metering import Taken
 from engine.planning.pilot import Pilot
@@ -39,6 +38,8 @@ class Scaled:
     cost: float = 0.0
     hours: float = 0.0
     """The least time that it needs, with the workers that it has."""
+    cpu: float = 0.0
+    """Hours in which it keeps this process busy."""
     kept: float = 0.0
     """Generated tokens that stand in what is written."""
     spread: float = 0.0
@@ -134,7 +135,18 @@ def scaled(pilot: Pilot, rows: int | None = None) -> Estimated:
             )
         factor = rows / accepted
     for stage in work.stages.values():
-        for name in ("rows_in", "rows", "calls", "new", "cached", "out", "cost", "hours", "kept"):
+        for name in (
+            "rows_in",
+            "rows",
+            "calls",
+            "new",
+            "cached",
+            "out",
+            "cost",
+            "hours",
+            "cpu",
+            "kept",
+        ):
             setattr(stage, name, getattr(stage, name) * factor)
     hours, slowest = work.time()
     if rows is not None:  # what is uncertain then is how many rows it takes to begin with
@@ -217,19 +229,29 @@ class _Scaling:
         held = sum(t.rows for t in each) if wired.kind != "stream" else counters.received
         self._take(wired, stage, each, held, stage.rows_in)
         stage.own = reaching + left * variance([float(t.new + t.cached + t.out) for t in each])
+        if wired.resources and not stage.calls:
+            self._assume(wired, stage)
         if wired.spec.resources and not held and stage.rows_in:
             stage.note = "nothing is known of what its rows took: they were done before"
         return stage
+
+    def _assume(self, wired: WiredStage, stage: Scaled) -> None:
+        """Take calls that are too rare for the pilot to have made any from the stage's plan."""
+        said = asked(wired, stage.rows_in)
+        if said is None or not said.calls:
+            return
+        for name in ("calls", "new", "cached", "out"):
+            setattr(stage, name, getattr(said, name))
+        prices = prices_of(wired, self.pipeline.resources) or (0.0, 0.0, 0.0)
+        tokens = (said.new, said.cached, said.out)
+        stage.cost = sum(p * count / 1e6 for p, count in zip(prices, tokens, strict=True))
+        stage.note = "the pilot made none of its calls: they are told as its author assumes them"
 
     def _source_rows(self, wired: WiredStage) -> float:
         made = self.pilot.counters[wired.key].out
         if wired.key not in self.pilot.stopped:
             return made
-        said = estimate_of(
-            wired.spec.func,
-            0,
-            dict.fromkeys(wired.spec.resources) | wired.config | wired.resources,
-        )
+        said = asked(wired, 0)
         if said is None:
             self.notes.append(
                 f"{wired.key} was stopped after {made:,} rows, and has no plan: what is told here "
@@ -262,6 +284,7 @@ class _Scaling:
         if wired.kind == "stream" and not seconds:
             seconds = sum(lasted for _, lasted in sent.values()) / held * rows
         stage.hours = seconds / min(workers, limit) / 3600
+        stage.cpu = _usual([t.cpu for t in taken]) * len(taken) / held * rows / 3600
         self._each[wired.key] = seconds / rows / 3600 if wired.kind != "source" else 0.0
 
     def _spread(self, wired: WiredStage) -> float:
@@ -306,6 +329,7 @@ class _Scaling:
         for name, chat in self.pipeline.resources.items():
             if isinstance(chat, Endpoint):
                 bounds |= self._endpoint(name, chat)
+        bounds["this process, on one core"] = sum(stage.cpu for stage in self.stages.values())
         if not any(bounds.values()):
             return 0.0, ""
         slowest = max(bounds, key=lambda what: bounds[what])
@@ -356,3 +380,9 @@ def variance(values: list[float]) -> float:
     mean = total / len(values)
     spread = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return spread / len(values) / mean**2
+
+
+def _usual(values: list[float]) -> float:
+    """Return a mean without the largest twentieth: a first row also loads what the stage needs."""
+    usual = sorted(values)[: -math.ceil(len(values) / 20)] or values
+    return sum(usual) / len(usual) if usual else 0.0

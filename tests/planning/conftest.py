@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import engine
-from engine import Added, Estimate, Message, Reject, Row, Summary, Text, plan_of, stage
+from engine import Added, Context, Estimate, Message, Reject, Row, Summary, Text, plan_of, stage
 from engine.chat import Answer, Chat, Endpoint, Feature, Limiter, Request
 from engine.pipeline import Pipeline, read_pipeline
 from engine.planning import Estimated, open_pilot, scaled
@@ -30,6 +30,10 @@ class Said(Row):
 
 class Better(Row):
     better: Text
+
+
+class Audited(Row):
+    opinion: Text | None
 
 
 class Score(Row):
@@ -104,6 +108,20 @@ async def mend(said: Text, *, llm: Chat) -> Better:
     return Better(reply.text[: len(reply.text) // 2])
 
 
+@stage("t.audit", version="1")
+async def audit(better: Text, *, llm: Chat, share: float, ctx: Context) -> Audited:
+    """Ask about few rows."""
+    if ctx.rng.random() >= share:
+        return Audited(None)
+    (reply,) = await llm.complete([Message(role="user", content=f"audit {better}")])
+    return Audited(reply.text)
+
+
+@plan_of(audit)
+def audit_plan(rows: int, *, share: float) -> Estimate:
+    return Estimate(rows, calls=rows * share, new=50 * rows * share, out=40 * rows * share)
+
+
 @stage("t.score", version="1")
 async def score(rows: Sequence[Better], *, llm: Chat) -> list[Score | Reject]:
     return [Score(len(row.better)) for row in rows]
@@ -150,7 +168,7 @@ class Writer(Endpoint):
         return Answer(text, "stop", Usage(usage.new, usage.cached, usage.out, cost))
 
 
-STAGES = [topics, invented, plans, some, say, mend, score, mark]
+STAGES = [topics, invented, plans, some, say, mend, audit, score, mark]
 
 PIPELINE = """
 name: planned

@@ -101,6 +101,15 @@ async def test_a_source_that_calls_is_stopped_and_its_plan_believed(folder: Any)
     assert writer.sent < 150
 
 
+async def test_what_is_too_rare_for_a_pilot_is_told_as_the_plan_says(folder: Any) -> None:
+    folder.change("  mark:", "  audit: {use: t.audit, with: {llm: llm, share: 0.0001}}\n  mark:")
+    made = await folder.pilot(folder.new_writer(), rows=10, kept=False)
+    audit = made.stages["audit"]
+    assert audit.calls == pytest.approx(audit.rows_in * 0.0001, abs=1e-4)
+    assert audit.out == pytest.approx(40 * audit.calls)
+    assert "as its author assumes" in audit.note
+
+
 async def test_runs_say_that_it_was_a_pilot(folder: Any) -> None:
     writer = folder.new_writer()
     await folder.pilot(writer)
