@@ -91,14 +91,13 @@ def show_estimate(console: Console, made: Estimated, pilot: int) -> None:
 
 def _sentences(made: Estimated) -> Iterable[str]:
     rows = f"{made.rows:,.0f}"
-    off = f" ±{made.error:.0%}" if made.error >= 0.005 else ""
-    yield f"accepted rows: {rows}{off} (those that leave {made.counted_at})"
+    yield f"accepted rows: {rows}{_off(made.error)} (those that leave {made.counted_at})"
     if made.total("calls"):
         tokens = made.total("new") + made.total("cached") + made.total("out")
-        yield f"tokens: {short(tokens)} ±{made.off('out'):.0%} (95%, from rows that differ)"
+        yield f"tokens: {short(tokens)}{_off(made.off('out'), ' (95%, from rows that differ)')}"
     if cost := made.total("cost"):
         yield (
-            f"cost: {_money(cost)} ±{made.off('cost'):.0%}, "
+            f"cost: {_money(cost)}{_off(made.off('cost'))}, "
             f"{_money(cost / made.rows * 1000) if made.rows else '?'} for 1,000 accepted rows"
         )
     if made.hours:
@@ -124,6 +123,11 @@ def _cautions(made: Estimated) -> Iterable[str]:
     ]
     if streams:
         yield f"{', '.join(streams)}: what a stream drops may grow faster than its rows do"
+
+
+def _off(part: float, why: str = "") -> str:
+    """Return how far off a figure may be, if that is to be told."""
+    return f" ±{part:.0%}{why}" if part >= 0.005 else ""
 
 
 def short(number: float) -> str:
