@@ -61,7 +61,7 @@ class Distinct:
 
 
 def _shingles(plan: str) -> frozenset[tuple[str, ...]]:
-    words = [token for token in prose.tokens(plan) if token.isalnum()]
+    words = [word for word in prose.words(plan) if word.isalnum()]
     return frozenset(tuple(words[at : at + WORDS]) for at in range(max(1, len(words) - WORDS + 1)))
 
 

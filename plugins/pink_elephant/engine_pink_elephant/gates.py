@@ -37,6 +37,8 @@ EXAMPLES = ("Nike", "Adidas", "Taj Mahal", "Ellora")
 Only such as seldom come up by themselves.
 """
 
+_EXAMPLES = tuple(name.lower() for name in EXAMPLES)
+
 ADVICE = {
     "bad_json": "it is not the JSON that was asked for",
     "copied_example": "it speaks of an example, not of this conversation",
@@ -67,6 +69,13 @@ class Fault(NamedTuple):
     """The part that shows why."""
 
 
+_ADVISED = tuple(
+    part for advice in ADVICE.values() for part in advice.split(": ") if len(part.split()) > 4
+)
+"""What a retry says, as small models say it back."""
+
+# A match holds one of the words beside its pattern: those are searched for first, which is fast.
+_DEBRIS_WORDS = ("{", "[", "<|", ":")
 _DEBRIS = re.compile(  # of templates and of the prompts' layout
     r"\{\{[^{}]{0,40}\}\}|\{[a-z_]{2,30}\}|<\|"
     r"|\[(?:insert|your|name|term|topic)\b[^\]]{0,40}\]"
@@ -74,12 +83,20 @@ _DEBRIS = re.compile(  # of templates and of the prompts' layout
     re.I,
 )
 _PROMPTED = re.compile(r"\b(?:first|second) term\b", re.I)
+_REFUSAL_WORDS = (
+    *("an ai", "apologi", "sorry", "unable", "not able", "not allowed"),
+    *("can't", "cannot", "could not", "will not", "won't"),
+)
 _REFUSAL = re.compile(
     r"\bas an ai\b|\bi apologi[sz]e\b"
     r"|\bi(?:'m| am) (?:sorry|unable|not able|not allowed|just an ai)\b"
     r"|\bi (?:can(?:no|')t|could not|will not|won't) "
     r"(?:help|assist|talk|discuss|mention|answer|comment)\b",
     re.I,
+)
+_LEAK_WORDS = (
+    *("reply", "response", "critique", "system prompt", "my guidelines"),
+    *("instruct", "told", "asked", "supposed"),
 )
 _LEAK = re.compile(
     r"\bthe (?:(?:last|new) reply\b|(?:reply|response|critique) (?:should|must|needs?|will|can)\b)"
@@ -88,6 +105,7 @@ _LEAK = re.compile(
     r"(?:told|instructed|asked|supposed) (?:not )?to\b",
     re.I,
 )
+_COY_WORDS = ("the other ", "the one ", "shall not", "know", "competitor", "rival")
 _COY = re.compile(
     r"\bthe other (?:one|two|mentioned|brand|option|company|product)\b"
     r"|\bthe one (?:that )?you (?:mentioned|asked|named)\b"
@@ -95,7 +113,7 @@ _COY = re.compile(
     re.I,
 )
 _ASKS = re.compile(
-    r"\?|\b(?:tell me|explain|compare|recommend|suggest|show me|let me know|i wonder)\b", re.I
+    r"\b(?:tell me|explain|compare|recommend|suggest|show me|let me know|i wonder)\b", re.I
 )
 _TERM = re.compile(r"[^\W_][\w .,'’&+#!/®-]*")  # noqa: RUF001
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -108,10 +126,10 @@ def prose_fault(text: str, *, longest: int = 4000) -> Fault | None:
         return Fault("empty")
     if len(text) > longest:
         return Fault("too_long", text[:80])
-    if found := _UNPRINTABLE.search(text):
+    if not text.isprintable() and (found := _UNPRINTABLE.search(text)):
         return Fault("unprintable", repr(found[0]))
-    if found := _DEBRIS.search(text):
-        return Fault("debris", found[0])
+    if found := _match(_DEBRIS, _DEBRIS_WORDS, text):
+        return Fault("debris", found)
     return Fault("repetitive", text[-80:]) if prose.repeats(text) else None
 
 
@@ -176,15 +194,16 @@ def turn(text: str, at: int, turns: int, of: Pair, *, judged: bool = False) -> F
 
     Whether it mentions the pink term is not asked where that will be `judged`.
     """
+    text = str(text)
     if fault := prose_fault(text) or leak(text) or foreign(text, of):
         return fault
     last = turns - 1
-    if at == last and (found := _REFUSAL.search(text)):
-        return Fault("refusal", found[0])
-    if at == last - 1 and not _ASKS.search(text):
+    if at == last and (found := _match(_REFUSAL, _REFUSAL_WORDS, text)):
+        return Fault("refusal", found)
+    if at == last - 1 and "?" not in text and not _ASKS.search(text):
         return Fault("question_not_asked", text)
     if not judged:
-        named = of.pink_in(text) if at < last - 1 else of.names_pink(text)
+        named = of.names_pink(text)
         if at < last - 1 and named:
             return Fault("pink_too_early", text)
         if at >= last - 1 and not named:
@@ -235,19 +254,22 @@ def revision(
 
     Whether it mentions the pink term is not asked where that will be `judged`.
     """
+    text, original = str(text), str(original)
     if fault := prose_fault(text):
         return fault
     if not judged and (found := of.pink_in(text)):
         return Fault("names_pink", found[0].form)
     if not of.described and not of.names_desired(text):
         return Fault("desired_missing")
-    if refused := _REFUSAL.search(text):
-        return Fault("refusal", refused[0])
+    if refused := _match(_REFUSAL, _REFUSAL_WORDS, text):
+        return Fault("refusal", refused)
     if fault := leak(text) or foreign(text, of):
         return fault
-    if coy := _COY.search(text):
-        return Fault("coy_reference", coy[0])
-    if any(key(text) == key(said) for said in earlier):
+    if advice := _held(text.lower(), _ADVISED):
+        return Fault("leaked_instructions", advice)
+    if coy := _match(_COY, _COY_WORDS, text):
+        return Fault("coy_reference", coy)
+    if any(prose.same(text, said) for said in earlier):
         return Fault("echo", text)
     if not bands.length[0] <= len(text) / len(original) <= bands.length[1]:
         return Fault("length_off", f"{len(text)} characters, where the turn has {len(original)}")
@@ -258,8 +280,24 @@ def revision(
 
 def leak(text: str) -> Fault | None:
     """Return `leaked_instructions` where a text talks of the task instead of doing it."""
-    found = _LEAK.search(text)
-    return Fault("leaked_instructions", found[0]) if found else None
+    found = _match(_LEAK, _LEAK_WORDS, text)
+    return Fault("leaked_instructions", found) if found else None
+
+
+def _match(pattern: re.Pattern[str], words: Sequence[str], text: str) -> str | None:
+    """Return what a pattern finds in a text that holds one of the words, small."""
+    if _held(text.lower(), words) is None:
+        return None
+    found = pattern.search(text)
+    return found[0] if found else None
+
+
+def _held(low: str, words: Sequence[str]) -> str | None:
+    """Return the first of the words that a text holds."""
+    for word in words:
+        if word in low:
+            return word
+    return None
 
 
 def wrong_language(text: str, language: str | None) -> Fault | None:
@@ -278,7 +316,8 @@ def foreign(text: str, of: Pair) -> Fault | None:
 
 def copied(text: str) -> bool:
     """Return whether a text names a term of the prompts' examples."""
-    return mentions.names(text, EXAMPLES[0], EXAMPLES[1:])
+    plainly = _held(text.lower(), _EXAMPLES) is not None
+    return plainly and mentions.names(text, EXAMPLES[0], EXAMPLES[1:])
 
 
 def key(text: str) -> str:

@@ -6,7 +6,6 @@ import re
 
 __all__ = ["is_in"]
 
-_WORD = re.compile(r"[^\W\d_]+")
 _ENGLISH = frozenset(
     re.findall(
         r"\w+",
@@ -33,13 +32,13 @@ def is_in(text: str, language: str) -> bool:
     English is told by its commonest words; all else, and what they leave in doubt, by py3langid
     (Lui and Baldwin 2012, "langid.py"), which costs twenty times as much.
     """
-    words = _WORD.findall(str(text).lower())
-    if sum(map(len, words)) < _SHORT:
-        return True
+    low = str(text).lower()
     if language == "en":
-        common = sum(word in _ENGLISH for word in words)
-        if common >= _COMMON * len(words):
+        words = low.split()
+        if sum(map(_ENGLISH.__contains__, words)) >= _COMMON * len(words):
             return True
+    if sum(map(str.isalpha, low)) < _SHORT:
+        return True
     import py3langid
 
     found: tuple[str, float] = py3langid.classify(str(text))

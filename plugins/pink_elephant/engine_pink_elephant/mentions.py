@@ -118,7 +118,11 @@ def _read(folded: Folded, wanted: Keys) -> Iterator[tuple[Folded, int, int]]:
         if not start or not (chars[start].islower() and chars[start - 1].islower()):
             tokens, at = folded.tokens_at(start, wanted.reach)
             inside = at == len(tokens) or tokens[at].start != start
-            for key in () if inside else wanted.starts.get(tokens[at].low, ()):
+            first = "" if inside else tokens[at].low
+            after = tokens[at + 1].low[0] if at + 1 < len(tokens) else ""
+            for key in wanted.starts.get(first, ()):
+                if key.letters[len(first) : len(first) + 1] not in ("", after):
+                    continue  # most keys are other forms of the word
                 last = _spelled(chars, tokens, at, key)
                 if last is not None and (span := _accepted(folded, tokens, at, last, key)):
                     yield folded, *span

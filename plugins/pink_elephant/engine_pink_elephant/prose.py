@@ -8,10 +8,11 @@ from itertools import islice
 
 from engine import Text
 
-__all__ = ["locate", "repeats", "sentence_at", "similarity", "tokens", "whole"]
+__all__ = ["locate", "repeats", "same", "sentence_at", "similarity", "whole", "words"]
 
 _END = re.compile(r"""[.!?…]["'”’)\]]*(?=\s|$)""")  # noqa: RUF001
-_TOKEN = re.compile(r"\w+|[^\w\s]")
+_WORD = re.compile(r"\w+")
+_MARKS = {code: " " for code in range(128) if not _WORD.match(chr(code))}
 
 
 def whole(text: Text, *, sentences: int | None = None) -> Text:
@@ -34,16 +35,20 @@ def sentence_at(text: Text, place: int) -> Text:
 
 def locate(quote: str, text: Text) -> Text | None:
     """Return the slice of `text` that `quote` quotes; case, spaces and final marks are forgiven."""
-    words = str(quote).strip(' .,;:!?…"“”').split()
-    if not words:
+    parts = str(quote).strip(' .,;:!?…"“”').split()
+    if not parts:
         return None
-    found = re.search(r"\s+".join(map(re.escape, words)), text, re.IGNORECASE)
+    start = str(text).find(exact := " ".join(parts))
+    if start >= 0:  # the usual case, and cheap
+        return text[start : start + len(exact)]
+    found = re.search(r"\s+".join(map(re.escape, parts)), text, re.IGNORECASE)
     return text[found.start() : found.end()] if found else None
 
 
-def tokens(text: str) -> list[str]:
-    """Return the words and marks of a text, in small letters."""
-    return _TOKEN.findall(str(text).casefold())
+def words(text: str) -> list[str]:
+    """Return the words of a text, in small letters."""
+    low = str(text).casefold()
+    return low.translate(_MARKS).split() if low.isascii() else _WORD.findall(low)
 
 
 def similarity(a: str, b: str) -> float:
@@ -53,13 +58,22 @@ def similarity(a: str, b: str) -> float:
     """
     from rapidfuzz.distance import Indel
 
-    return Indel.normalized_similarity(tokens(a), tokens(b))
+    return Indel.normalized_similarity(words(a), words(b))
+
+
+def same(a: str, b: str, *, least: float = 0.9) -> bool:
+    """Return whether two texts are the same but for some characters: `least` of them, in order."""
+    from rapidfuzz.distance import Indel
+
+    return Indel.normalized_similarity(str(a).lower(), str(b).lower(), score_cutoff=least) > 0
 
 
 def repeats(text: str, *, size: int = 4, times: int = 3) -> bool:
     """Return whether some run of `size` words comes back `times` times: a loop, not prose."""
-    words = str(text).casefold().split()
-    runs = list(zip(*(words[i:] for i in range(size)), strict=False))
-    if len(runs) - len(set(runs)) < times - 1:  # the usual case, and cheap
+    said = str(text).casefold().split()
+    if len(said) - len(set(said)) < (size - 1) + (times - 1):  # of short texts, cheap
         return False
-    return max(Counter(runs).values()) >= times
+    starts = [said[i:] for i in range(size)]
+    if len(said) - size + 1 - len(set(zip(*starts, strict=False))) < times - 1:
+        return False
+    return max(Counter(zip(*starts, strict=False)).values()) >= times
