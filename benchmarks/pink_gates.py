@@ -131,14 +131,11 @@ class Gating:
     @staticmethod
     def revision(case: Case) -> list[gates.Fault | None]:
         *before, last = case.turns
-        return [gates.revision(case.revision, last, before[1::2], case.pair, BANDS)]
+        return [gates.revision(case.revision, last, before[1::2], case.pair, BANDS, language="en")]
 
     @staticmethod
     def language(case: Case) -> list[gates.Fault | None]:
-        return [
-            gates.wrong_language(" ".join(case.turns), "en"),
-            gates.wrong_language(case.revision, "en"),
-        ]
+        return [gates.wrong_language(" ".join(case.turns), "en")]
 
     def near(self) -> None:
         anyio.run(self._near)

@@ -207,6 +207,8 @@ def test_critique(pair: Pair, quotes: list[str | None], fault: str | None) -> No
         ("Tea is good, and the other one is not.", "coy_reference"),
         ("Nike makes a good tea for the morning.", "copied_example"),
         ("Tea is  what people drink!", "echo"),
+        ("Yes, tea is what people drink.", "echo"),
+        ("Tea is mild: change what is needed, and no more.", "leaked_instructions"),
         ("Tea!", "length_off"),
         ("Tea " + " ".join(map(str, range(50))), "length_off"),
         ("My aunt drinks green tea every single day", "similarity_off"),

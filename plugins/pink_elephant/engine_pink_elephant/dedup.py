@@ -217,8 +217,9 @@ def _sketch(runs: Hashes) -> Hashes:
     """Return the least 32-bit hashes of the runs, each once, in order."""
     import numpy as np
 
-    hashes = np.sort((runs >> np.uint64(32)).astype(np.uint32))
-    return hashes[np.append(True, hashes[1:] != hashes[:-1])][:SKETCH]
+    hashes: Hashes = np.sort((runs >> np.uint64(32)).astype(np.uint32))
+    first: Hashes = np.append(True, hashes[1:] != hashes[:-1])
+    return hashes[first][:SKETCH]
 
 
 def _read(sketch: bytes) -> Hashes:

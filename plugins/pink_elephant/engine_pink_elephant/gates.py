@@ -128,8 +128,8 @@ def prose_fault(text: str, *, longest: int = 4000) -> Fault | None:
         return Fault("too_long", text[:80])
     if not text.isprintable() and (found := _UNPRINTABLE.search(text)):
         return Fault("unprintable", repr(found[0]))
-    if found := _match(_DEBRIS, _DEBRIS_WORDS, text):
-        return Fault("debris", found)
+    if debris := _match(_DEBRIS, _DEBRIS_WORDS, text):
+        return Fault("debris", debris)
     return Fault("repetitive", text[-80:]) if prose.repeats(text) else None
 
 
@@ -248,6 +248,7 @@ def revision(
     of: Pair,
     bands: Bands,
     *,
+    language: str | None = None,
     judged: bool = False,
 ) -> Fault | None:
     """Return why a text cannot stand in for the agent's last turn.
@@ -264,6 +265,8 @@ def revision(
     if refused := _match(_REFUSAL, _REFUSAL_WORDS, text):
         return Fault("refusal", refused)
     if fault := leak(text) or foreign(text, of):
+        return fault
+    if fault := wrong_language(text, language):
         return fault
     if advice := _held(text.lower(), _ADVISED):
         return Fault("leaked_instructions", advice)

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from engine import Context, Reject, Text, stage
+from engine import Context, Estimate, Reject, Text, plan_of, stage
 from engine.chat import Chat, Message, Sampling
 from engine.rows import Dialogue
 from engine.text import TextError, find_json
@@ -143,3 +143,10 @@ async def audit(
         natural_return=opinion.natural_return,
         judged_mention=opinion.mentions,
     )
+
+
+@plan_of(audit)
+def audit_estimate(rows: float, *, fraction: float) -> Estimate:
+    """Return what an audit takes, of dialogues of six turns."""
+    calls = rows * fraction
+    return Estimate(rows, calls, new=400 * calls, cached=180 * calls, out=30 * calls)

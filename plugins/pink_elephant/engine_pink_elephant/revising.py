@@ -7,10 +7,10 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field, PositiveInt
 
-from engine import Context, Reject, Row, Text, stage
+from engine import Context, Estimate, Reject, Row, Text, plan_of, stage
 from engine.chat import Chat, Message, Reply, Sampling
 from engine.rows import Dialogue
-from engine_pink_elephant import gates, judging, prose
+from engine_pink_elephant import gates, judging, listing, prose
 from engine_pink_elephant.gates import Fault
 from engine_pink_elephant.prompts import one_of, prompt, templates, transcript, words
 from engine_pink_elephant.rows import Critique, Pair, Revision
@@ -248,6 +248,42 @@ async def contrast(
     )
 
 
+@plan_of(critique)
+def critique_estimate(rows: float) -> Estimate:
+    """Return what critiques take; see `_estimate`."""
+    return _estimate(rows, "critique", 60)
+
+
+@plan_of(revision)
+def revision_estimate(rows: float) -> Estimate:
+    """Return what revisions take; see `_estimate`."""
+    return _estimate(rows, "revision", 80)
+
+
+@plan_of(critique_revision)
+def critique_revision_estimate(rows: float) -> Estimate:
+    """Return what critiques with revisions take; see `_estimate`."""
+    return _estimate(rows, "critique_revision", 170)
+
+
+@plan_of(contrast)
+def contrast_estimate(rows: float) -> Estimate:
+    """Return what other last turns take; see `_estimate`."""
+    return _estimate(rows, "contrast", 80)
+
+
+def _estimate(rows: float, template: str, out: int) -> Estimate:
+    """Return what it takes if nine of ten replies pass and a retry follows the others.
+
+    A dialogue is taken to have six turns and to be new to the server, or all cached where one
+    model goes on (which costs the same number of tokens); a judge's calls are not in it.
+    """
+    calls = rows / 0.9
+    values = dict.fromkeys(templates()[template].fields, "")
+    static = listing.tokens(prompt(template, **values))
+    return Estimate(rows, calls, new=300 * calls, cached=static * calls, out=out * calls)
+
+
 async def _fault(
     text: Text, dialogue: Dialogue, of: Pair, limits: _Limits, judge: Chat | None
 ) -> Fault | None:
@@ -255,8 +291,14 @@ async def _fault(
     *before, last = dialogue
     earlier = [turn.content for turn in before if turn.role == "assistant"]
     fault = gates.revision(
-        text, last.content, earlier, of, limits.bands, judged=judge is not None
-    ) or gates.wrong_language(text, limits.language)
+        text,
+        last.content,
+        earlier,
+        of,
+        limits.bands,
+        language=limits.language,
+        judged=judge is not None,
+    )
     if fault or judge is None:
         return fault
     return await judging.revision_fault(judge, text, of)

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, PositiveInt
 
-from engine import Context, Text, stage
+from engine import Context, Estimate, Text, plan_of, stage
 from engine.chat import Chat, Message, Reply, Sampling
-from engine_pink_elephant import gates, judging
+from engine_pink_elephant import gates, judging, listing
 from engine_pink_elephant.prompts import SPEAKERS, one_of, prompt, templates, transcript, words
 from engine_pink_elephant.rows import Conversation, Pair, Plan
 
@@ -72,6 +72,24 @@ async def dialogue(
     if fault:
         reply.refuse(fault.reason, span=fault.span)
     return made
+
+
+TURN = 68
+"""Tokens of a turn, its braces and all, as models write scripts."""
+
+
+@plan_of(dialogue)
+def dialogue_estimate(rows: float, *, mode: str | None, turns: int) -> Estimate:
+    """Return what dialogues take where four of five scripts pass; a judge's calls are not in it.
+
+    Without a `mode`, of scripts: whether an endpoint continues a prefix only a run can say.
+    """
+    static = listing.tokens(prompt("script", turns=turns, desired="", pink="", plan=""))
+    if mode == "turns":
+        static = listing.tokens(prompt("turns", turns=turns, desired="", pink="", plan=""))
+        calls = rows * turns
+        return Estimate(rows, calls, new=30 * calls, cached=static * calls, out=30 * calls)
+    return Estimate(0.8 * rows, rows, new=75 * rows, cached=static * rows, out=TURN * turns * rows)
 
 
 async def _by_turns(
