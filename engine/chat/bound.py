@@ -11,8 +11,9 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 from pydantic import BaseModel
@@ -97,6 +98,13 @@ class Endpoint(Chat, abc.ABC):
         return Bound(self, Context("")).for_row(row)
 
 
+@lru_cache(256)
+def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return what a reply must be; to make it costs as much as all else here, so once a class."""
+    schema: dict[str, Any] = closed(model.model_json_schema())
+    return schema
+
+
 class Bound(Chat):
     """An endpoint as one execution of a stage sees it: its calls are booked, replayed, refused."""
 
@@ -163,7 +171,7 @@ class Bound(Chat):
             messages=tuple(messages),
             prefix=prefix,
             sampling=(sampling or Sampling()).over(self._endpoint.sampling),
-            schema=closed(schema.model_json_schema()) if schema else None,
+            schema=_schema_of(schema) if schema else None,
             grammar=grammar,
             top_logprobs=top_logprobs,
         )
