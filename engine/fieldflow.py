@@ -113,14 +113,21 @@ class FieldFlow:
                     key=True,
                 )
         if spec.is_join:
-            for parameter, cls in spec.row_parameters.items():
-                for read in row_fields(cls):
-                    self._check_read(wired, read, wired.inputs[parameter])
+            reads = [
+                (read, wired.inputs[parameter])
+                for parameter, cls in spec.row_parameters.items()
+                for read in row_fields(cls)
+            ]
         else:
-            for read in spec.reads:
-                self._check_read(wired, read, wired.inputs[""])
+            reads = [(read, wired.inputs[""]) for read in spec.reads]
+        absent = [said for read, fields in reads if (said := self._absent(wired, read, fields))]
+        if absent:
+            are = "field {} is" if len(absent) == 1 else "fields {} are"
+            said = are.format(", ".join(absent))
+            self.notes.append(f"{wired.label}: the optional {said} made by nothing upstream")
 
-    def _check_read(self, wired: WiredStage, read: Read, fields: Fields) -> None:
+    def _absent(self, wired: WiredStage, read: Read, fields: Fields) -> str | None:
+        """Check a field that a stage reads; return its name if it is not there and need not be."""
         name, renamed = wired.taken(read.name), read.name in wired.model.take
         place = wired.place / "take" / read.name if renamed else wired.place
         if name in fields:
@@ -133,10 +140,8 @@ class FieldFlow:
         elif read.required or renamed:
             raise place.error(self._lacking(wired, name, fields, renamed), key=not renamed)
         else:
-            near = nearest(name, fields, say="; did you mean {!r}?")
-            self.notes.append(
-                f"{wired.label}: the optional field {name!r} is made by nothing upstream{near}"
-            )
+            return repr(name) + nearest(name, fields, say=" (did you mean {!r}?)")
+        return None
 
     def _lacking(self, wired: WiredStage, name: str, fields: Fields, renamed: bool) -> str:
         """Say that a field is not there, and what may help."""

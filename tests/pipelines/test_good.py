@@ -195,8 +195,8 @@ def test_a_narrower_type_fits(wire: Wire) -> None:
 def test_optional_fields_that_nothing_makes_are_noted(wire: Wire) -> None:
     notes = "  numbers: {use: toy.numbers, give: {label: notes}}\n  a: {use: toy.maybe}\n"
     assert wire(notes).notes == [
-        "stage a (toy.maybe): the optional field 'note' is made by nothing upstream; "
-        "did you mean 'notes'?"
+        "stage a (toy.maybe): the optional field 'note' (did you mean 'notes'?) is made by "
+        "nothing upstream"
     ]
     assert wire(notes.replace("toy.maybe", "toy.maybe, take: {note: notes}")).notes == []
 
