@@ -75,7 +75,7 @@ async def card(
     languages: tuple[str, ...] = ("en",),
     tags: tuple[str, ...] = TAGS,
     files: dict[str, str] | None = None,
-    embedding: str | None = None,
+    embedding: vectors.Name | None = None,
     ctx: Context,
 ) -> None:
     """Write the dataset's card, in Markdown, with the front matter that the Hub reads.
@@ -131,7 +131,7 @@ def _text(
     seen: Census,
     ctx: Context,
     license: str | None,
-    embedding: str | None,
+    embedding: str | Path | None,
 ) -> str:
     """Return the card; what it depends on beyond its arguments is the plugin's prompt files."""
     kept = {name: value for name, value in front.items() if value}
@@ -249,7 +249,7 @@ def _audits(seen: Census) -> Iterator[str]:
     yield table(["the judge says that", "rows", "share", "95% interval", "good is"], lines)
 
 
-def _diversity(seen: Census, embedding: str | None) -> Iterator[str]:
+def _diversity(seen: Census, embedding: str | Path | None) -> Iterator[str]:
     """Yield how different plans and dialogues are."""
     embed = vectors.load(embedding)
     groups = [diversity.measured(plans, embed) for plans in seen.plans]
@@ -378,9 +378,9 @@ def _own_limits(seen: Census) -> Iterator[str]:
         yield "Whether a description is mentioned was for a judge to say, not for a list of names."
 
 
-def _placeless(name: str) -> str:
+def _placeless(name: str | Path) -> str:
     """Return a model's name or identity without the folders that it lies in on this machine."""
-    return line(re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])*", "", name))
+    return line(re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])*", "", str(name)))
 
 
 def _sha256(text: str) -> str:

@@ -7,8 +7,7 @@ them asks a model: what only a judge can say is in `judging`.
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from engine_pink_elephant import language as languages
@@ -26,7 +25,6 @@ __all__ = [
     "revision",
     "roles",
     "term",
-    "topic",
     "turn",
     "wrong_language",
 ]
@@ -142,15 +140,8 @@ def term(text: str, *, words: int = 4, longest: int = 40) -> Fault | None:
     return None
 
 
-def topic(text: str, known: Collection[str]) -> Fault | None:
-    """Return why a text is no new topic; `known` holds the `key` of each."""
-    if fault := term(text):
-        return fault
-    return Fault("topic_repeated", text) if key(text) in known else None
-
-
-def pair(made: Pair, known: Collection[tuple[str, ...]] = ()) -> Fault | None:
-    """Return why two terms are no new pair; `known` holds the `pair_key` of each."""
+def pair(made: Pair) -> Fault | None:
+    """Return why two terms are no pair."""
     size = {"words": 16, "longest": 120} if made.described else {}
     if fault := term(made.desired, **size) or term(made.pink, **size):
         return fault
@@ -161,9 +152,8 @@ def pair(made: Pair, known: Collection[tuple[str, ...]] = ()) -> Fault | None:
     aliases_pink, aliases_desired = " / ".join(made.aliases_pink), " / ".join(made.aliases_desired)
     if made.names_desired(aliases_pink) or made.names_pink(aliases_desired):
         return Fault("aliases_overlap", f"{aliases_desired} - {aliases_pink}")
-    if copied(made.desired) or copied(made.pink):
-        return Fault("copied_example", f"{made.desired} - {made.pink}")
-    return Fault("pair_repeated") if pair_key(made) in known else None
+    named = copied(made.desired) or copied(made.pink)
+    return Fault("copied_example", f"{made.desired} - {made.pink}") if named else None
 
 
 def plan(text: str, of: Pair) -> Fault | None:
@@ -321,14 +311,3 @@ def copied(text: str) -> bool:
     """Return whether a text names a term of the prompts' examples."""
     plainly = _held(text.lower(), _EXAMPLES) is not None
     return plainly and mentions.names(text, EXAMPLES[0], EXAMPLES[1:])
-
-
-def key(text: str) -> str:
-    """Return a text as it is compared: letters and digits only, small, without a plural s."""
-    folded = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(char for char in folded if char.isalnum()).rstrip("s")
-
-
-def pair_key(of: Pair) -> tuple[str, ...]:
-    """Return an unordered pair's key."""
-    return naming.pair_key(of)
