@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from engine.errors import StageError
 from engine.pipeline import Pipeline
-from engine.services import Counters
-from engine.store.protocol import Fate, Store
+from engine.services import Counters, Spent
+from engine.store.protocol import Fate, RunRecord, Store
 
-__all__ = ["Status", "Summary", "check_counts", "check_manifest"]
+__all__ = [
+    "Status",
+    "Summary",
+    "check_counts",
+    "check_manifest",
+    "paid",
+    "paid_note",
+    "set_earlier",
+]
 
 Status = Literal["running", "done", "pilot", "failed", "cancelled", "interrupted"]
 
@@ -80,3 +88,34 @@ def check_manifest(summary: Summary, store: Store) -> None:
                 "",
                 f"{count} rows are {fate}, and the manifest has {kept.get(fate, 0)} of them",
             )
+
+
+def paid_note(counters: Mapping[str, Counters]) -> dict[str, Any]:
+    """Return what a run has paid so far, as `paid` reads it from the record of one that died."""
+    some = {key: one.models for key, one in counters.items() if one.models}
+    return {
+        "paid": {
+            key: {name: asdict(spent) for name, spent in models.items()}
+            for key, models in some.items()
+        }
+    }
+
+
+def paid(runs: Iterable[RunRecord]) -> dict[str, dict[str, Spent]]:
+    """Return what runs have paid, by stage and model; of one that was killed, what it had noted."""
+    found: dict[str, dict[str, Spent]] = {}
+    for record in runs:
+        ended = {key: stage["models"] for key, stage in record.summary.get("stages", {}).items()}
+        for key, models in (ended or record.summary.get("paid", {})).items():
+            for name, spent in models.items():
+                found.setdefault(key, {}).setdefault(name, Spent()).join(Spent(**spent))
+    return found
+
+
+def set_earlier(counters: Mapping[str, Counters], runs: Sequence[RunRecord], run: int) -> None:
+    """Tell the counters of a run what was paid before it, in its generation."""
+    generation = next(record.generation for record in runs if record.id == run)
+    before = (r for r in runs if r.id < run and r.generation == generation)
+    for key, models in paid(before).items():
+        if key in counters:
+            counters[key].earlier = models

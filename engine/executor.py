@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from engine.accounting import paid_note
 from engine.channels import Item, Target
 from engine.errors import CostError, first_error
 from engine.execution import Execution, Outcome
@@ -30,6 +31,8 @@ from engine.store.protocol import RowRecord, Store
 __all__ = ["Executor"]
 
 POLL_SECONDS = 0.02
+NOTE_SECONDS = 10.0
+"""Between two notes of what was paid: more than that nobody misses of a run that was killed."""
 
 
 class Executor:
@@ -60,6 +63,7 @@ class Executor:
         self.draining = False
         self.ended = False
         self.gate = Gate(self._spent)
+        self._noted = -math.inf
         self._failed = anyio.Event()
         self.failure: BaseException | None = None
         self._output = output
@@ -119,6 +123,10 @@ class Executor:
         scope.cancel()
 
     def _spent(self, cost: float) -> None:
+        now = anyio.current_time()
+        if self.store is not None and now >= self._noted + NOTE_SECONDS:
+            self._noted = now
+            self.store.note(paid_note(self.counters))
         most = self.pipeline.model.max_cost
         if most is not None and cost >= most and not self.gate.closed:
             self.fail(

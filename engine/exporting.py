@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.accounting import set_earlier
 from engine.context import Ancestor, Context
 from engine.datasets.writing import write, write_fields
 from engine.errors import InputError, nearest
@@ -37,6 +38,7 @@ class Export:
         """Write the run's finished rows, in order; return how many. Raises InputError."""
         pipeline = past.require()
         counts = counters_of(record.summary)
+        set_earlier(counts, past.store.runs(), record.id)
         context = Context(
             self.writer,
             fields=self.fields,

@@ -13,7 +13,7 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskStatus
 
-from engine.accounting import Status, Summary, check_counts, check_manifest
+from engine.accounting import Status, Summary, check_counts, check_manifest, set_earlier
 from engine.channels import Channel
 from engine.errors import first_error
 from engine.events import RunEnded, RunStarted
@@ -137,6 +137,7 @@ class Run:
                     self.store.on_trouble = self._executor.fail
                     await stack.enter_async_context(self.store)
                     self._executor.accepted = begin_run(self.store, self.pipeline, *self._begins)
+                    set_earlier(self.counters, self.store.runs(), self.store.run)
                 self._started = anyio.current_time()
                 self._executor.event(lambda name: RunStarted(name, self.pipeline.file))
                 task_status.started()

@@ -79,6 +79,11 @@ class Spent:
         self.out += usage.out
         self.cost += usage.cost
 
+    def join(self, other: Spent) -> None:
+        """Add what other calls have taken."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
 
 class Gate:
     """Which calls of a run may start: once closed, none, and those in flight come to their end.
@@ -160,6 +165,8 @@ class Counters:
     refused: int = 0
     models: dict[str, Spent] = field(default_factory=dict)
     """Model's name -> what its paid calls have taken."""
+    earlier: dict[str, Spent] = field(default_factory=dict)
+    """The same of the runs before, whose replies this one may take: those of its generation."""
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> up to three example texts."""
@@ -202,12 +209,16 @@ class Counters:
         """What the paid calls of all models have taken together."""
         total = Spent()
         for one in self.models.values():
-            total.calls += one.calls
-            total.new += one.new
-            total.cached += one.cached
-            total.out += one.out
-            total.cost += one.cost
-            total.unmetered += one.unmetered
+            total.join(one)
+        return total
+
+    @property
+    def in_all(self) -> dict[str, Spent]:
+        """What the paid calls of each model have taken, those of the runs before included."""
+        total: dict[str, Spent] = {}
+        for models in (self.earlier, self.models):
+            for name, one in models.items():
+                total.setdefault(name, Spent()).join(one)
         return total
 
     def unaccounted(self) -> str:
@@ -233,7 +244,8 @@ class Counters:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON, what was paid in all included."""
-        counts = {name: getattr(self, name) for name in self.__slots__ if name != "sayings"}
+        left_out = ("sayings", "earlier")
+        counts = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
         models = {name: asdict(spent) for name, spent in self.models.items()}
         paid = self.spent  # `out` alone would be the rows
         tokens = {"new_tokens": paid.new, "cached_tokens": paid.cached, "out_tokens": paid.out}

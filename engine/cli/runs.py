@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from engine.accounting import paid
 from engine.cli.tables import grid, opened, print_json, stdout, when
 from engine.views import clock
 
@@ -26,7 +27,7 @@ def command(file: str, as_json: bool) -> int:
     """List the runs of a pipeline, oldest first.
 
     `calls` were paid, `replayed` ones were answered from the store. A run that was killed shows as
-    interrupted; what it had finished is counted.
+    interrupted; what it had finished is counted, and what it had paid but for the last seconds.
     """
     with opened(file) as past:
         runs = [describe(past, record) for record in past.store.runs()]
@@ -61,10 +62,13 @@ def describe(past: Past, record: RunRecord) -> dict[str, Any]:
     """Return what is known of a run, as plain JSON; `calls` and the like are null if it is not."""
     status, pid = past.status(record)
     summary = record.summary
-    spent = dict.fromkeys(("calls", "replayed", "cost"))
-    for name in spent if summary else ():
-        spent[name] = sum(stage[name] for stage in summary["stages"].values())
+    spent: dict[str, Any] = dict.fromkeys(("calls", "replayed", "cost"))
     if summary:
+        all_paid = [one for models in paid([record]).values() for one in models.values()]
+        spent["calls"] = sum(one.calls for one in all_paid)
+        spent["cost"] = sum((one.cost for one in all_paid), 0.0)
+    if "stages" in summary:
+        spent["replayed"] = sum(stage["replayed"] for stage in summary["stages"].values())
         counts = {name: summary[name] for name in ("finished", "rejected", "dead")}
     else:
         counts = past.counts(record)

@@ -116,6 +116,10 @@ class Store(Protocol):
         """
         ...
 
+    def note(self, summary: Mapping[str, Any]) -> None:
+        """Queue what is to be known of the run if it is killed: its summary until it ends."""
+        ...
+
     async def end(self, status: str, summary: Mapping[str, Any]) -> None:
         """Write how the run ended."""
         ...

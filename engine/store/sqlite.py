@@ -169,6 +169,10 @@ class SqliteStore(Reader):
         begun = (*values, record_digest("runs", values), "running", None, b"{}")
         self._commits.now("INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?)", [begun])
 
+    def note(self, summary: Mapping[str, Any]) -> None:
+        """Queue what is to be known of the run if it is killed."""
+        self.write("UPDATE runs SET summary=? WHERE id=?", (dump_json(summary), self.run))
+
     async def end(self, status: str, summary: Mapping[str, Any]) -> None:
         """Write how the run ended."""
         values = (status, time.time(), dump_json(summary), self.run)

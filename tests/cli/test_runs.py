@@ -30,7 +30,7 @@ def test_a_run_of_another_process_is_running_and_a_killed_one_interrupted(toy: A
     (run,) = toy.json("runs", "toy.yaml")["runs"]
     assert (run["status"], run["pid"], run["ended"]) == ("interrupted", None, None)
     assert (run["finished"], run["rejected"], run["dead"]) == (2, 1, 1), "what is in its manifest"
-    assert (run["calls"], run["cost"]) == (None, None), "which nobody has written down"
+    assert (run["calls"], run["replayed"]) == (1, None), "what it had noted, at its first call"
     toy("run", "toy.yaml", "-q", code=3)
     statuses = [run["status"] for run in toy.json("runs", "toy.yaml")["runs"]]
     assert statuses == ["interrupted", "done"]

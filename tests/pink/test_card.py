@@ -99,7 +99,8 @@ async def test_its_counts_are_those_of_the_run(
     (tmp_path / "README.md").unlink()
     await engine.run(path)
     again = (tmp_path / "README.md").read_text()
-    assert "whose calls are not counted here" in again
+    assert "of those before it in the same store: 7 calls of theirs" in again
+    assert "| `say` | `fixture` | 7 |" in again, "the cost of the rows, whichever run paid it"
     assert again.split("## Calls")[0] == text.split("## Calls")[0]
 
 

@@ -288,39 +288,45 @@ def _lengths(seen: Census) -> Iterator[str]:
 
 
 def _calls(seen: Census, ctx: Context) -> Iterator[str]:
-    """Yield what the calls of this run have taken."""
-    used = {key: stage.counters for key, stage in ctx.upstream.items() if stage.counters.models}
-    old = sum(a.counters.reused + a.counters.replayed for a in ctx.upstream.values())
-    if not (used or old):
-        return
-    yield CALLS
+    """Yield what the calls of this run, and of those before it that it goes on from, have taken."""
+    paid = {
+        (key, model): spent
+        for key, stage in ctx.upstream.items()
+        for model, spent in stage.counters.in_all.items()
+    }
     lines = [
         [
             f"`{key}`",
             f"`{_placeless(model)}`",
-            *(f"{n:,}" if n else "" for n in (paid.calls, paid.new, paid.cached, paid.out)),
-            f"{paid.cost:.4f}" if paid.cost else "",
+            *(f"{n:,}" if n else "" for n in (spent.calls, spent.new, spent.cached, spent.out)),
+            f"{spent.cost:.4f}" if spent.cost else "",
         ]
-        for key, counters in used.items()
-        for model, paid in counters.models.items()
+        for (key, model), spent in paid.items()
     ]
-    total = [counters.spent for counters in used.values()]
-    calls, out = sum(paid.calls for paid in total), sum(paid.out for paid in total)
+    calls, new, out = (
+        sum(getattr(spent, name) for spent in paid.values()) for name in ("calls", "new", "out")
+    )
+    cost = sum(spent.cost for spent in paid.values())
+    before = calls - sum(stage.counters.calls for stage in ctx.upstream.values())
+    if not lines:
+        return
     retries = sum(a.counters.retries for a in ctx.upstream.values())
     refused = sum(a.counters.refused for a in ctx.upstream.values())
-    said = "Of the run that wrote this card."
-    if old:
+    said = "Of the run that wrote this card"
+    if before:
         said += (
-            f" It reused {count(old, 'result')} and replies of runs before it, whose calls are "
-            "not counted here."
+            f", and of those before it in the same store: {count(before, 'call')} of theirs "
+            "(of one that was killed, but for its last seconds)"
         )
-    yield f"{said} {count(retries, 'attempt')} were retries; {count(refused, 'reply')} refused."
-    if lines:
-        head = ["stage", "model", "calls", "tokens new", "cached", "out", "cost"]
-        yield table(head, lines)
-    if seen.rows and calls and not old:
+    yield CALLS
+    yield (
+        f"{said}. In the last run {count(retries, 'attempt')} were retries; {refused:,} replies "
+        "were refused."
+    )
+    yield table(["stage", "model", "calls", "tokens new", "cached", "out", "cost"], lines)
+    if seen.rows and calls:
         about = f"{calls / seen.rows:.2f} calls a row"
-        if new := sum(paid.new for paid in total):
+        if new:
             about += f", {new / seen.rows:,.0f} prompt tokens computed for each"
         if out:
             kept = seen.kept / TOKEN
@@ -328,8 +334,9 @@ def _calls(seen: Census, ctx: Context) -> Iterator[str]:
                 f"; {kept / out:.2f} of the tokens that were written are kept in the rows "
                 f"(taking {TOKEN} characters for a token)"
             )
-        if cost := sum(paid.cost for paid in total):
-            about += f"; cost {cost:.4f} in all, {1000 * cost / seen.rows:.4f} for 1,000 rows"
+        if cost:
+            each = 1000 * cost / seen.rows
+            about += f"; cost {cost:.4f} in all, {each:.4f} for 1,000 rows"
         yield f"{about[0].upper()}{about[1:]}."
 
 
