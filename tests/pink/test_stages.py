@@ -102,7 +102,7 @@ async def test_whatever_the_model_says_ends_in_rows_or_a_refusal(
         lambda llm, ctx: collected(plans(Text("a"), pair, llm=llm, ctx=ctx, per_pair=1)),
         lambda llm, ctx: dialogue(pair, plan, llm=llm, ctx=ctx),
         lambda llm, ctx: dialogue(pair, plan, llm=llm, ctx=ctx, mode="script"),
-        lambda llm, ctx: critique(pair, said(*SAID), llm=llm),
+        lambda llm, ctx: critique(pair, said(*SAID), llm=llm, ctx=ctx),
         lambda llm, ctx: revision(pair, said(*SAID), Text("It."), "model", llm=llm, ctx=ctx),
     ]
     for call, can, attempt in product(calls, (frozenset(), frozenset({"prefix"})), (1, 2)):

@@ -1,5 +1,6 @@
 """Our own plugins keep to the contract that a stranger's tests inherit."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,12 +40,26 @@ TURNS = (
     "What about coffee? Is it stronger?",
     "Yes, coffee is stronger. A latte is mild.",
 )
-SAID = {
+SAID: dict[str, Any] = {
     "origin": "model",
     "dialogue": [
         {"role": role, "content": text}
         for role, text in zip(("user", "assistant") * 2, TURNS, strict=True)
     ],
+    "call": [],
+    "script": "",
+    "written_by": "a model",
+}
+REVISED = "Yes, black tea is stronger. A green tea is mild."
+MADE = {
+    "critique": "It names coffee.",
+    "quotes": ["coffee is stronger"],
+    "revision": REVISED,
+    "revised": [*SAID["dialogue"][:-1], {"role": "assistant", "content": REVISED}],
+    "continued": False,
+    "verdict": "lexical",
+    "split": "train",
+    "principle": "Speak of tea.",
 }
 NAMES = (
     '{"aliases_desired": [], "aliases_pink": ["espresso"], "case_sensitive": false, '
@@ -62,8 +77,9 @@ class TestPink(PluginContract):
     def examples(self, folder: Path) -> Mapping[str, Example]:
         dialogue = [" Which one is best?", " Green tea is mild and cheap."]
         dialogue += ["? Is it stronger?", f" {TURNS[-1]}"]
-        revised = "Yes, black tea is stronger. A green tea is mild."
-        revision = [{"role": "assistant", "content": revised}]
+        both = {"quotes": MADE["quotes"], "critique": MADE["critique"], "revision": REVISED}
+        opinion = dict.fromkeys(("natural_shift", "useful_answer", "natural_return"), True)
+        done = row(PAIR, PLAN, SAID, MADE)
         return {
             "pink.topics": Example(count=1, llm=FakeChat(["birds"])),
             "pink.pairs": Example(
@@ -82,11 +98,22 @@ class TestPink(PluginContract):
                 row(PAIR, SAID), llm=FakeChat([" speak of tea, and not of coffee."])
             ),
             "pink.revision": Example(
-                row(PAIR, SAID, critique="Speak of tea."), llm=FakeChat([revised])
+                row(PAIR, SAID, critique="Speak of tea."), llm=FakeChat([REVISED])
             ),
-            "pink.preferences": Example(
-                row(PAIR, SAID, revision=revised, revised=SAID["dialogue"][:-1] + revision)
+            "pink.critique_revision": Example(row(PAIR, SAID), llm=FakeChat([json.dumps(both)])),
+            "pink.contrast": Example(row(PAIR, SAID), llm=FakeChat([REVISED])),
+            "pink.audit": Example(
+                row(PAIR, SAID, MADE),
+                fraction=1.0,
+                judge=FakeChat([json.dumps(opinion | {"mentions": False})]),
             ),
+            "pink.principle": Example(row(PAIR, split="train")),
+            "pink.dedup": Example(done),
+            "pink.preference": Example(done),
+            "pink.sft": Example(done),
+            "pink.kto": Example(done),
+            "pink.card": Example(done, path=folder / "README.md"),
+            "pink.browse": Example(done, path=folder / "page.html"),
         }
 
 
