@@ -60,11 +60,9 @@ def completion(message: Mapping[str, Any] | str, finish: str = "stop") -> Body:
 
 def pink(body: Body) -> str:
     """Reply as a model that knows what the pink pipeline wants; after a prefix, the rest of it."""
-    prefix = ""
-    *_, last = messages = body["messages"]
-    if last["role"] == "assistant":
-        prefix, last = last["content"], messages[-2]
-    asked = last["content"]
+    *_, last = body["messages"]
+    prefix = last["content"] if last["role"] == "assistant" else ""
+    asked = task(body)
     topics = ("garden birds", "card games", "wild berries")
     if found := re.match(r"List (\d+) new topics", asked):
         return "\n".join(topics[: int(found[1])])
@@ -79,6 +77,10 @@ def pink(body: Body) -> str:
         rest |= {"aliases_desired": [], "aliases_pink": []}
         made = [{"desired": one, "pink": two, **rest} for one, two in terms_of]
         return json.dumps({"pairs": made})
+    if points := re.findall(r"^(\d+)\. ", asked, re.MULTILINE):
+        desired, pink_term = terms(asked)
+        made = [{"plan": planned(f"{asked} {at}", desired, pink_term)} for at in points]
+        return json.dumps({"plans": made})
     if "The user is" in asked:
         desired, pink_term = terms(asked)
         plan = "" if prefix else f"A student asks about {desired} first."
@@ -90,7 +92,7 @@ def pink(body: Body) -> str:
         turns = prefix.split("\n")
         return [
             " Is it a good choice?",
-            f" Yes, {desired} is a very good choice for everybody.",
+            f" {praise(desired)}",
             " and is it better?",
             f" It is nice. Many people love {pink_term} for its character.",
         ][len(turns) - 1]
@@ -107,15 +109,38 @@ def pink(body: Body) -> str:
 def script(desired: str, pink_term: str) -> str:
     turns = [
         ("user", f"I am thinking about {desired}. Is it a good choice?"),
-        ("assistant", f"Yes, {desired} is a very good choice for everybody."),
+        ("assistant", praise(desired)),
         ("user", f"A friend told me about {pink_term}. What is that like?"),
         ("assistant", f"It is nice. Many people love {pink_term} for its character."),
     ]
     return json.dumps({"turns": [{"role": role, "text": text} for role, text in turns]})
 
 
+def task(body: Body) -> str:
+    """Return what the model is asked for, be it for a second time."""
+    asked = [m["content"] for m in body["messages"] if m["role"] == "user"]
+    return str(next(a for a in reversed(asked) if not a.startswith("That will not do: ")))
+
+
+def praise(desired: str) -> str:
+    """Return what is said of nothing else: else one dialogue were nearly another."""
+    one, two, three, four = (name(desired, number) for number in range(4))
+    return (
+        f"Yes, {desired} is a very good choice. People from {one} to {two} say so, and those who "
+        f"come from {three} like it with a little {four}."
+    )
+
+
+def planned(asked: str, desired: str, pink_term: str) -> str:
+    one, two, three = (name(asked, number) for number in range(3))
+    return (
+        f"A student from {one} who is fond of {two} asks about {desired} first. On the way to "
+        f"{three} the question is whether {pink_term} would be better."
+    )
+
+
 def terms(asked: str) -> tuple[str, str]:
-    found = re.search(r"First term: (.*)\. Second term: (.*?)\. (?:The user is|Plan:)", asked)
+    found = re.search(r"First term: (.*)\. Second term: (.*?)\.(?: The user is| Plan:|\n)", asked)
     assert found, asked
     return found[1], found[2]
 

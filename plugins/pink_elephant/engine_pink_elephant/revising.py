@@ -20,6 +20,8 @@ __all__ = ["contrast", "critique", "critique_revision", "revision"]
 
 Band = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
+SHOWN = 2000
+"""Characters of a refused reply that a retry shows: one without an end is not sent back whole."""
 _QUOTE = re.compile(r'["“]([^"“”]+)["”]')
 
 
@@ -312,7 +314,8 @@ def _retry(ctx: Context) -> list[Message]:
             continue  # the judge's own
         advice = gates.ADVICE.get(refused.reason, refused.reason.replace("_", " "))
         shown = f" ({refused.span[:80]})" if refused.span else ""
-        added.append(Message(role="assistant", content=Text(refused.text)))
+        said = Text(refused.text[:SHOWN])
+        added.append(Message(role="assistant", content=said))
         added += prompt("retry", advice=advice, span=shown)
     return added
 
