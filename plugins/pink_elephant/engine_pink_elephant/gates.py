@@ -54,6 +54,7 @@ ADVICE = {
     "refusal": "it refuses or apologises: answer with what is wanted",
     "repetitive": "it repeats itself",
     "similarity_off": "it is not a revision of the turn: change what is needed, and no more",
+    "unfinished": "its last sentence has no end",
 }
 """Reason -> what a retry tells the model; a reason that is not here speaks for itself."""
 
@@ -112,6 +113,10 @@ _COY = re.compile(
 )
 _ASKS = re.compile(
     r"\b(?:tell me|explain|compare|recommend|suggest|show me|let me know|i wonder)\b", re.I
+)
+_UNFINISHED = re.compile(
+    r"(?:,\s*so|\b(?:a|an|the|and|or|but|because|who|which|than|their|its|my|your|of|to))\W*\Z",
+    re.I,
 )
 _TERM = re.compile(r"[^\W_][\w .,'’&+#!/®-]*")  # noqa: RUF001
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -190,6 +195,8 @@ def turn(text: str, at: int, turns: int, of: Pair, *, judged: bool = False) -> F
     last = turns - 1
     if at == last and (found := _match(_REFUSAL, _REFUSAL_WORDS, text)):
         return Fault("refusal", found)
+    if at == last and (fault := unfinished(text)):
+        return fault
     if at == last - 1 and "?" not in text and not _ASKS.search(text):
         return Fault("question_not_asked", text)
     if not judged:
@@ -256,7 +263,7 @@ def revision(
         return Fault("refusal", refused)
     if fault := leak(text) or foreign(text, of):
         return fault
-    if fault := wrong_language(text, language):
+    if fault := unfinished(text) or wrong_language(text, language):
         return fault
     if advice := _held(text.lower(), _ADVISED):
         return Fault("leaked_instructions", advice)
@@ -269,6 +276,12 @@ def revision(
     least, most = bands.similarity
     alike = prose.similarity(text, original)
     return None if least <= alike <= most else Fault("similarity_off", f"{alike:.2f} alike")
+
+
+def unfinished(text: str) -> Fault | None:
+    """Return `unfinished` where the last word wants another: small models stop at a banned one."""
+    end = text[-40:]
+    return Fault("unfinished", end) if _UNFINISHED.search(end) else None
 
 
 def leak(text: str) -> Fault | None:
