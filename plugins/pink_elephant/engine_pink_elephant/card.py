@@ -270,7 +270,7 @@ def _diversity(seen: Census, embedding: str | Path | None) -> Iterator[str]:
     yield (
         "Of texts drawn by the seed. Distinct-n is the share of runs of n words that are different "
         "ones; self-BLEU how well the others predict a text (low is good); Vendi how many texts "
-        "there are in effect, as a share, around their mean (1: all say different things). "
+        "there are in effect, as a share, around their mean: (n - 1)/n if all n differ. "
         f"Vectors: {f'`{_placeless(embedding)}`' if embedding else by}."
     )
     yield table(["of", "texts", "distinct-1", "distinct-2", "self-BLEU", "Vendi"], lines)
