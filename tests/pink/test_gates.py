@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from engine_pink_elephant import gates
+from engine_pink_elephant import gates, prose
 from engine_pink_elephant.rows import Pair
 
 from engine import Text
@@ -234,3 +234,17 @@ def test_banned_words_leave_the_desired_term_free(pair: Pair) -> None:
     assert set(milk.banned) == {"almond", "Almond"}
     go = replace(pair, pink=Text("Go"), aliases_pink=(Text("Golang"),), case_sensitive=True)
     assert go.banned == ("Go", "Golang")
+
+
+@pytest.mark.parametrize(
+    ("quote", "found"),
+    [
+        ("none", None),
+        ("“is none of  mine.”", "is none of mine"),
+        ("Nonebun IS", "Nonebun is"),
+        ("红茶", "红茶"),
+    ],
+)
+def test_a_quote_is_found_where_it_cuts_no_word(quote: str, found: str | None) -> None:
+    text = Text("Nonebun is nonesuch. It is none of mine: 我喜欢红茶吗")
+    assert prose.locate(quote, text if found else text[:20]) == found

@@ -39,10 +39,18 @@ def locate(quote: str, text: Text) -> Text | None:
     if not parts:
         return None
     start = str(text).find(exact := " ".join(parts))
-    if start >= 0:  # the usual case, and cheap
+    if start >= 0 and _apart(text, start, start + len(exact)):  # the usual case, and cheap
         return text[start : start + len(exact)]
-    found = re.search(r"\s+".join(map(re.escape, parts)), text, re.IGNORECASE)
-    return text[found.start() : found.end()] if found else None
+    for found in re.finditer(r"\s+".join(map(re.escape, parts)), text, re.IGNORECASE):
+        if _apart(text, *found.span()):
+            return text[found.start() : found.end()]
+    return None
+
+
+def _apart(text: str, start: int, stop: int) -> bool:
+    """Return whether a place cuts no word; where a script has no spaces, it may."""
+    ends = (text[max(0, start - 1) : start + 1], text[stop - 1 : stop + 1])
+    return not any(len(end) == 2 and end.isascii() and end.isalnum() for end in ends)
 
 
 def words(text: str) -> list[str]:

@@ -118,9 +118,12 @@ def foretold(stats: Mapping[str, Any], files: Files) -> dict[str, dict[str, int]
         elif name.startswith("pair:"):
             pairs.add(tuple(map(int, name.split(":")[1:])))
     for of, place in pairs:
-        if (of - 1, place) in pairs and lists.turned(of, place):
+        before = of - 1, place
+        if before not in pairs or lists.turned(*before) or lists.shares(*before):
+            continue  # what it would repeat or share is not there under its own names
+        if lists.turned(of, place):
             add("unique", "pair_repeated")
-        elif (of - 1, place) in pairs and lists.shares(of, place):
+        elif lists.shares(of, place):
             parts = [files.parts.get(names.topic(number)) for number in (of, of - 1)]
             if parts[0] != parts[1]:
                 add("split", "crossing_pair")

@@ -51,7 +51,7 @@ def mentions(asked: Asked) -> Made:
     found = _SOUGHT.match(asked.question)
     if found is None:
         raise ValueError(f"no mentions are asked for: {asked.question[:200]!r}")
-    sought = [found[1], *found[2].split("; ")]
+    sought = [found[1], *(name for name in found[2].split("; ") if name != "none")]
     any_of_them = re.compile("|".join(map(re.escape, sought)), re.I)
     told = []
     for line in found[3].split("\n"):
