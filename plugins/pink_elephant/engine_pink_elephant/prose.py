@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 
 from engine import Text
 
@@ -79,9 +79,8 @@ def same(a: str, b: str, *, least: float = 0.9) -> bool:
 def repeats(text: str, *, size: int = 4, times: int = 3) -> bool:
     """Return whether some run of `size` words comes back `times` times: a loop, not prose."""
     said = str(text).casefold().split()
-    if len(said) - len(set(said)) < (size - 1) + (times - 1):  # of short texts, cheap
+    pairs = len(said) - 1 - len(set(pairwise(said)))
+    if pairs < size + times - 3:  # so many pairs of words come back in the shortest loop
         return False
-    starts = [said[i:] for i in range(size)]
-    if len(said) - size + 1 - len(set(zip(*starts, strict=False))) < times - 1:
-        return False
-    return max(Counter(zip(*starts, strict=False)).values()) >= times
+    runs = Counter(zip(*(said[i:] for i in range(size)), strict=False))
+    return max(runs.values(), default=0) >= times
