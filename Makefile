@@ -76,7 +76,7 @@ kill-train: $(VENV)/.full
 reward: $(VENV)/.full
 	$(BIN)/engine run pipelines/reward.yaml
 
-# The pink pipeline for a server at full size: an hour of two idle cores, 30 GB; PLANS=2000: a minute.
+# The pink pipeline for a server at full size: an hour of two cores, 20 GB; PLANS=2000: a minute.
 pink-scale: $(VENV)/.full
 	$(BIN)/python -m tests.pink.scale --plans $(PLANS)
 
