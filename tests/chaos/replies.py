@@ -91,27 +91,37 @@ def complete(
     said = Completion(_say(body, random.Random(f"{seed} {digest(body)}")))
     rng = random.Random(f"content {seed} {digest(body)}")
     # The list of topics is asked for by a source, which has no second attempt.
-    if not contents or rng.random() >= rate or _asked(body)[0].startswith("List "):
+    source = re.match(r"List |Area: ", _asked(body)[0])
+    if not contents or rng.random() >= rate or source:
         return said
     return CONTENTS[rng.choice(contents)](said, rng)
 
 
 def _asked(body: Body) -> tuple[str, str]:
-    """Return the last thing that the user asked, and the words that the reply goes on from."""
-    *_, last = messages = body["messages"]
-    if last["role"] == "assistant":
-        return messages[-2]["content"], last["content"]
-    return last["content"], ""
+    """Return what the user asked, be it again, and the words that the reply goes on from."""
+    *_, last = body["messages"]
+    asked = [m["content"] for m in body["messages"] if m["role"] == "user"]
+    first = next(a for a in reversed(asked) if not a.startswith("That will not do: "))
+    return first, last["content"] if last["role"] == "assistant" else ""
 
 
 def _say(body: Body, rng: random.Random) -> str:
     asked, prefix = _asked(body)
     if found := re.match(r"Good from seed (\d+): (.*)", asked):
         return found[2] if body["seed"] >= int(found[1]) else ""
+    topics = ("garden birds", "card games", "wild berries")
     if found := re.match(r"List (\d+) new topics", asked):
-        return "\n".join(("garden birds", "card games", "wild berries")[: int(found[1])])
-    if found := re.match(r"Topic: .*\. New pairs: (\d+)\.$", asked):
-        return "\n".join(f"{_name(rng)} - {_name(rng)}" for _ in range(int(found[1])))
+        return "\n".join(topics[: int(found[1])])
+    if found := re.match(r"Area: .*\. New topics: (\d+)\. Known: ", asked):
+        made = [{"topic": topic, "probability": 0.1} for topic in topics[: int(found[1])]]
+        return json.dumps({"topics": made})
+    if found := re.match(r"Topic: .*\. New pairs: (\d+)\.( Used: )?", asked):
+        terms = [(_name(rng), _name(rng)) for _ in range(int(found[1]))]
+        if not found[2]:
+            return "\n".join(f"{one} - {two}" for one, two in terms)
+        return json.dumps({"pairs": [_pair(*pair) for pair in terms]})
+    if points := re.findall(r"^\d+\. ", asked, re.MULTILINE):
+        return json.dumps({"plans": [{"plan": _plan(*_terms(asked), rng)} for _ in points]})
     if "The user is" in asked:
         desired, pink = _terms(asked)
         plan = "" if prefix else f"A student asks about {desired} first."
@@ -125,18 +135,40 @@ def _say(body: Body, rng: random.Random) -> str:
     return f"{_word(rng)} {_word(rng)} {rng.randrange(1000)}"
 
 
+def _pair(desired: str, pink: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"aliases_desired": [], "aliases_pink": []}
+    rest = {"case_sensitive": False, "ambiguous": False, "why": "Both.", "probability": 0.1}
+    return {"desired": desired, "pink": pink} | names | rest
+
+
+def _plan(desired: str, pink: str, rng: random.Random) -> str:
+    return (
+        f"A student from {_name(rng)} who is fond of {_name(rng)} asks about {desired} first. On "
+        f"the way to {_name(rng)} the question is whether {pink} would be {_word(rng)}."
+    )
+
+
+def _advice(desired: str, rng: random.Random) -> str:
+    """Say what is said of nothing else: else one dialogue were nearly another."""
+    one, two, three, four = (_name(rng) for _ in range(4))
+    return (
+        f"Yes, {desired} is a very {_word(rng)} choice. People from {one} to {two} say so, and "
+        f"those who come from {three} like it with a little {four}."
+    )
+
+
 def _dialogue(body: Body, desired: str, pink: str, prefix: str, rng: random.Random) -> str:
     if "response_format" in body:
         turns = [
             ("user", f"I am thinking about {desired}. Is it a {_word(rng)} choice?"),
-            ("assistant", f"Yes, {desired} is a very {_word(rng)} choice for everybody."),
+            ("assistant", _advice(desired, rng)),
             ("user", f"A friend told me about {pink}. What is that like?"),
             ("assistant", _praise(pink, rng)),
         ]
         return json.dumps({"turns": [{"role": role, "text": text} for role, text in turns]})
     return (
         f" Is it a {_word(rng)} choice?",
-        f" Yes, {desired} is a very {_word(rng)} choice for everybody.",
+        f" {_advice(desired, rng)}",
         f" and is it {_word(rng)}?",
         f" {_praise(pink, rng)}",
     )[prefix.count("\n")]
@@ -157,7 +189,7 @@ def _praise(term: str, rng: random.Random) -> str:
 
 
 def _terms(asked: str) -> tuple[str, str]:
-    found = re.search(r"First term: (.*)\. Second term: (.*?)\. (?:The user is|Plan:)", asked)
+    found = re.search(r"First term: (.*)\. Second term: (.*?)\.(?: The user is| Plan:|\n)", asked)
     if found is None:
         raise ValueError(f"a prompt without its two terms: {asked[:200]!r}")
     return found[1], found[2]

@@ -84,7 +84,9 @@ async def test_the_shipped_pipeline_under_all_faults(site: Sites, server: Server
         assert paid_twice(server.ledger(), broken=False) == 0
         written.append(pink.written())
     assert written[0] == written[1]
-    assert written[0].keys() == {"pink.jsonl", "pink.parquet"}
+    rows = {"pink.jsonl", "pink.parquet", "pink-sft.jsonl", "pink-kto.jsonl"}
+    assert written[0].keys() == rows | {"pink.html", "pink.md"}
+    assert written[0]["pink.jsonl"]
 
 
 async def test_a_used_up_quota_ends_the_run_and_the_next_pays_only_the_rest(
