@@ -44,33 +44,41 @@ def command(run: str, row: str | None, only: str | None, depth: int) -> int:
         if row is None:
             _list(console, records)
             return 0
-        record = _chosen(records, row)
+        record = _chosen(records, row, only)
         _Trace(console, depth).show(record, only)
     return 0
 
 
-def _chosen(records: list[RowRecord], row: str) -> RowRecord:
+def _chosen(records: list[RowRecord], row: str, field: str | None) -> RowRecord:
+    """Return the row of a number or an id; of one that finished in several stages, the first.
+
+    If a field is asked for, the first that has it.
+    """
     from engine.errors import InputError
 
     if row.isdigit() and len(row) < 6:
         if not 1 <= int(row) <= len(records):
             raise InputError(f"there is no row {row}: the run has {len(records)} finished rows")
-        return records[int(row) - 1]
+        row = records[int(row) - 1].row_id.hex()
     found = [r for r in records if r.row_id.hex().startswith(row.lower())]
-    if len(found) != 1:
-        many = f"{len(found)} finished rows begin" if found else "no finished row begins"
+    ids = {record.row_id for record in found}
+    if len(ids) != 1:
+        many = f"{len(ids)} finished rows begin" if found else "no finished row begins"
         raise InputError(f"{many} with {row!r}: `engine trace RUN` lists them")
-    return found[0]
+    return next((record for record in found if field in record.fields), found[0])
 
 
 def _list(console: Any, records: list[RowRecord]) -> None:
     from rich.text import Text as Painted
 
+    branched = len({record.stage for record in records}) > 1
     for i, record in enumerate(records, 1):
         shown = [t for _, t in texts(record.fields)] or list(record.fields.values())
         excerpt = " · ".join(str(value).replace("\n", " ")[:40] for value in shown)
         line = Painted(f"{i:>4} ", "dim")
-        line.append(record.row_id.hex()[:12], "bold").append(f"  {visible(excerpt)[:100]}")
+        line.append(record.row_id.hex()[:12], "bold")
+        line.append(f"  {record.stage}" if branched else "")
+        line.append(f"  {visible(excerpt)[:100]}")
         console.print(line)
 
 

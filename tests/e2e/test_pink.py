@@ -36,7 +36,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(ran: Path) -> list[RowRecord]:
     with open_past(str(ran)) as past:
-        return list(past.store.rows(fate="finished", run=past.run.id))
+        finished = past.store.rows(fate="finished", run=past.run.id)
+        return [row for row in finished if row.stage == "preference"]
 
 
 def test_rows_are_conversations_that_trl_reads(ran: Path, rows: list[RowRecord]) -> None:
@@ -50,6 +51,9 @@ def test_rows_are_conversations_that_trl_reads(ran: Path, rows: list[RowRecord])
         assert [turn["role"] for turn in row["chosen"] + row["rejected"]] == ["assistant"] * 2
         assert row["chosen"] != row["rejected"]
         assert set(row["origin"].split("+")) <= {"model", "forced_dialogue", "forced_revision"}
+    out = ran.parents[1] / "out"
+    assert "No two splits share a term" in (out / "pink.md").read_text()
+    assert written[0]["row_id"] in (out / "pink.html").read_text()
     table = pyarrow.parquet.read_table(ran.parents[1] / "out/pink.parquet")
     assert table.to_pylist() == written
 
@@ -99,8 +103,8 @@ def test_running_again_pays_nothing_and_writes_the_same(ran: Path) -> None:
     assert all("dead" not in line for line in calls)
 
 
-def test_trace_shows_a_row_phrase_by_phrase(ran: Path) -> None:
-    done = engine("trace", ran, "1", "--field", "chosen")
+def test_trace_shows_a_row_phrase_by_phrase(ran: Path, rows: list[RowRecord]) -> None:
+    done = engine("trace", ran, rows[0].row_id.hex(), "--field", "chosen")
     assert done.returncode == 0
     assert "in stage revision" in done.stdout
     assert "reply of smollm2-135m-instruct" in done.stdout
