@@ -59,8 +59,10 @@ def _chosen(records: list[RowRecord], row: str, field: str | None) -> RowRecord:
     if row.isdigit() and len(row) < 6:
         if not 1 <= int(row) <= len(records):
             raise InputError(f"there is no row {row}: the run has {len(records)} finished rows")
-        row = records[int(row) - 1].row_id.hex()
-    found = [r for r in records if r.row_id.hex().startswith(row.lower())]
+        first = records[int(row) - 1]
+        found = [first, *(record for record in records if record.row_id == first.row_id)]
+    else:
+        found = [r for r in records if r.row_id.hex().startswith(row.lower())]
     ids = {record.row_id for record in found}
     if len(ids) != 1:
         many = f"{len(ids)} finished rows begin" if found else "no finished row begins"

@@ -104,6 +104,9 @@ def test_running_again_pays_nothing_and_writes_the_same(ran: Path) -> None:
 
 
 def test_trace_shows_a_row_phrase_by_phrase(ran: Path, rows: list[RowRecord]) -> None:
+    listed = engine("trace", ran).stdout.splitlines()
+    assert " dedup " in listed[0], "it stands on the page, too"
+    assert "dialogue" in engine("trace", ran, "1").stdout
     done = engine("trace", ran, rows[0].row_id.hex(), "--field", "chosen")
     assert done.returncode == 0
     assert "in stage revision" in done.stdout
