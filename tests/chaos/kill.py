@@ -256,6 +256,8 @@ def loop(
 ) -> dict[str, Tally]:
     """End runs as often as `kills` says for each way; rounds go through the pipelines in turn."""
     rng = random.Random(seed)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup: no SIGHUP would end a run
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     whole = {name: reference(folder / f"{name}-whole", name, server, seed) for name in pipelines}
     tallies: dict[str, Tally] = {}
     number = 0
