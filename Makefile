@@ -1,7 +1,8 @@
 # Two commands: `make run` and `make test`. Both do all their set-up, on plain pip and Python >= 3.11.
 PYTHON ?= python3
 VENV   ?= .venv
-WORKERS ?= auto
+# One more than there are cores: many tests wait for a process or a server.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 PLANS  ?= 200000
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
