@@ -62,10 +62,10 @@ def test_the_chosen_turn_never_names_the_pink_term_and_the_rejected_one_does(
     rows: list[RowRecord],
 ) -> None:
     for row in rows:
-        terms = (row.fields["pink"], *row.fields["aliases_pink"])
+        terms = row.fields["pink"], row.fields["aliases_pink"]
         exact = row.fields["case_sensitive"]
-        assert not names(row.fields["chosen"][0].content, terms, case_sensitive=exact)
-        assert names(row.fields["rejected"][0].content, terms, case_sensitive=exact)
+        assert not names(row.fields["chosen"][0].content, *terms, case_sensitive=exact)
+        assert names(row.fields["rejected"][0].content, *terms, case_sensitive=exact)
 
 
 def test_each_character_of_the_last_turns_leads_to_a_reply_a_template_and_the_pair(
