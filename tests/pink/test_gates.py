@@ -243,8 +243,14 @@ def test_banned_words_leave_the_desired_term_free(pair: Pair) -> None:
         ("“is none of  mine.”", "is none of mine"),
         ("Nonebun IS", "Nonebun is"),
         ("红茶", "红茶"),
+        ("Tea", None),
     ],
 )
 def test_a_quote_is_found_where_it_cuts_no_word(quote: str, found: str | None) -> None:
     text = Text("Nonebun is nonesuch. It is none of mine: 我喜欢红茶吗")
     assert prose.locate(quote, text if found else text[:20]) == found
+
+
+def test_a_quote_may_leave_an_ending() -> None:
+    assert prose.locate("kayak", Text("Two kayaks and a kayaker.")) == "kayak"
+    assert prose.locate("ayaks", Text("Two kayaks and a kayaker.")) is None

@@ -12,6 +12,8 @@ __all__ = ["locate", "repeats", "same", "sentence_at", "similarity", "whole", "w
 
 _END = re.compile(r"""[.!?…]["'”’)\]]*(?=\s|$)""")  # noqa: RUF001
 _WORD = re.compile(r"\w+")
+_REST = re.compile("[A-Za-z0-9]*")
+_ENDINGS = ("", "s", "es", "d", "ed", "ing", "er", "ers")
 _MARKS = {code: " " for code in range(128) if not _WORD.match(chr(code))}
 
 
@@ -48,9 +50,15 @@ def locate(quote: str, text: Text) -> Text | None:
 
 
 def _apart(text: str, start: int, stop: int) -> bool:
-    """Return whether a place cuts no word; where a script has no spaces, it may."""
-    ends = (text[max(0, start - 1) : start + 1], text[stop - 1 : stop + 1])
-    return not any(len(end) == 2 and end.isascii() and end.isalnum() for end in ends)
+    """Return whether a place cuts no word but for an ending; where a script has no spaces, it may.
+
+    Who quotes a name may leave a plural's s.
+    """
+    before = text[max(0, start - 1) : start + 1]
+    if len(before) == 2 and before.isascii() and before.isalnum():
+        return False
+    rest = _REST.match(text, stop) if text[stop - 1].isascii() else None
+    return rest is None or rest[0].lower() in _ENDINGS
 
 
 def words(text: str) -> list[str]:
